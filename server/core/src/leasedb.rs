@@ -1,0 +1,415 @@
+//! The trait that stands for the lease database: shares, leases, uploads, slots, accounts, garbage.
+//!
+//! A method is a whole transaction in the words of the domain. What it decides it decides with the pure rules of this
+//! crate, so that two databases cannot differ; what it answers is a value. After [`LeaseDbError::OutcomeUnknown`] the
+//! caller reads again before it does anything else (`review.md` A3).
+
+use std::future::Future;
+
+use crate::account::{Account, AccountState, Usage};
+use crate::bucket::{Chunk, Upload};
+use crate::chunk::{ObjectName, StoreObject};
+use crate::clock::Timestamp;
+use crate::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
+use crate::lease::Lease;
+use crate::locator::Locator;
+use crate::secret::SecretHash;
+use crate::share::{ShareKind, ShareState};
+
+/// The boxed cause of a database error.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a transaction gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseDbError {
+    /// Nothing was changed; the same call may work later.
+    #[error("the lease database is not available")]
+    Unavailable(#[source] Cause),
+    /// The transaction may or may not have taken effect.
+    #[error("the lease database did not confirm a transaction")]
+    OutcomeUnknown(#[source] Cause),
+    /// A row or a request that breaks an invariant; nothing was changed.
+    #[error("the lease database refused: {0}")]
+    Invalid(String),
+}
+
+/// Results of this module.
+pub type Result<T> = std::result::Result<T, LeaseDbError>;
+
+/// How long after its making an object's name may still be put into a row: the fence against frozen writers
+/// (`design.md` 3.5).
+pub const NAME_FENCE_SECONDS: i64 = 3600;
+/// How long superseded objects wait for readers before they are deleted (R4).
+pub const SUPERSEDED_GRACE_SECONDS: i64 = 15 * 60;
+/// How long a removed share can be put back (R4).
+pub const UNDO_SECONDS: i64 = 7 * 86_400;
+
+/// A random value that every change of a slot replaces; the compare-and-set value of `review.md` B2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotToken(pub [u8; 16]);
+
+/// A share that exists.
+#[derive(Clone, Debug)]
+pub struct ShareRow {
+    /// Its number.
+    pub number: ShareNumber,
+    /// Immutable or mutable.
+    pub kind: ShareKind,
+    /// Stable or lost.
+    pub state: ShareState,
+    /// Size of the share data in bytes.
+    pub size_bytes: u64,
+    /// Where the bytes are.
+    pub locator: Locator,
+}
+
+/// A request to begin uploads.
+#[derive(Clone, Debug)]
+pub struct Allocate {
+    /// The bucket.
+    pub storage_index: StorageIndex,
+    /// Who asks, is leased and charged.
+    pub account: AccountId,
+    /// The shares wanted, each with the id its upload shall have.
+    pub shares: Vec<(ShareNumber, ObjectId)>,
+    /// Size of each share in bytes.
+    pub size_bytes: u64,
+    /// Hash of the upload secret.
+    pub secret: SecretHash,
+    /// How long an upload may rest, in seconds.
+    pub idle_seconds: i64,
+    /// Bytes the backend can still take, open uploads not yet subtracted.
+    pub backend_available_bytes: u64,
+}
+
+/// What became of an [`Allocate`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllocateOutcome {
+    /// The two sets of `gbs.md` 8.1.
+    Done {
+        /// Stable shares of the bucket that the account now leases, asked for or not.
+        already_have: Vec<ShareNumber>,
+        /// Uploads begun.
+        allocated: Vec<ShareNumber>,
+    },
+    /// The account may not hold leases at present.
+    Refused(AccountState),
+}
+
+/// Pieces that were stored for an upload.
+#[derive(Clone, Debug)]
+pub struct RecordChunks {
+    /// The share.
+    pub share: ShareId,
+    /// The upload.
+    pub upload: ObjectId,
+    /// [`Upload::received_bytes`] as it was when `chunks` were found not to overlap what is there.
+    pub seen_received_bytes: u64,
+    /// What is new, ascending; may be empty when a write repeated known bytes.
+    pub chunks: Vec<Chunk>,
+    /// How long the upload may rest from now, in seconds.
+    pub idle_seconds: i64,
+}
+
+/// What became of a [`RecordChunks`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordOutcome {
+    /// Recorded; these ranges are still missing.
+    Incomplete(Vec<std::ops::Range<u64>>),
+    /// Recorded, and the share is now stable and leased.
+    Finished,
+    /// Recorded, but another share holds this number now; this upload's objects are garbage.
+    Displaced {
+        /// Whether that share is immutable and of the same size, so that the client may be told it is there.
+        same: bool,
+    },
+    /// Somebody else recorded bytes meanwhile; nothing was changed: look again.
+    Stale,
+    /// The upload is gone; nothing was changed.
+    Gone,
+}
+
+/// A slot as one snapshot shows it.
+#[derive(Clone, Debug)]
+pub struct SlotSnapshot {
+    /// The database's time.
+    pub now: Timestamp,
+    /// Token and write enabler; `None`: the slot has no shares.
+    pub slot: Option<(SlotToken, SecretHash)>,
+    /// Its shares, ascending.
+    pub shares: Vec<ShareRow>,
+    /// Whether immutable shares or uploads live under this storage index.
+    pub has_immutable: bool,
+}
+
+/// What a slot commit does to one share.
+#[derive(Clone, Debug)]
+pub enum SlotChange {
+    /// The share has these bytes now.
+    Put {
+        /// Size of the share data in bytes.
+        size_bytes: u64,
+        /// Where they are.
+        locator: Locator,
+    },
+    /// The share is removed.
+    Remove,
+}
+
+/// A slot commit: all of it or nothing.
+#[derive(Clone, Debug)]
+pub struct CommitSlot {
+    /// The slot.
+    pub storage_index: StorageIndex,
+    /// Who writes, is leased and charged.
+    pub account: AccountId,
+    /// The token the commit was built on; `None`: the slot must have no shares.
+    pub base: Option<SlotToken>,
+    /// The token it sets.
+    pub token: SlotToken,
+    /// The slot's write enabler, set when the slot begins.
+    pub write_enabler: SecretHash,
+    /// By share, ascending.
+    pub changes: Vec<(ShareNumber, SlotChange)>,
+    /// An object that holds only the manifest, if one was written.
+    pub marker: Option<ObjectName>,
+    /// Objects that this commit makes rows name for the first time; they must be young.
+    pub fresh: Vec<StoreObject>,
+}
+
+/// What became of a [`CommitSlot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// It holds.
+    Done,
+    /// The slot has another token by now, or immutable shares; nothing was changed.
+    Conflict,
+    /// It would exceed the account's quota; nothing was changed.
+    OverQuota,
+    /// The account may not write at present; nothing was changed.
+    Refused(AccountState),
+}
+
+/// What became of a lease renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenewOutcome {
+    /// Every share of the storage index is leased for the promised time.
+    Done,
+    /// There is no share.
+    NotFound,
+    /// A first lease did not fit the quota; leases that were held are renewed.
+    OverQuota,
+    /// The account may not hold leases at present.
+    Refused(AccountState),
+}
+
+/// A lease as an operator sees it.
+#[derive(Clone, Debug)]
+pub struct LeaseRow {
+    /// The share.
+    pub number: ShareNumber,
+    /// Who holds it.
+    pub account: AccountId,
+    /// The holder's name.
+    pub account_name: String,
+    /// Its times.
+    pub lease: Lease,
+}
+
+/// Why objects are garbage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GarbageReason {
+    /// A share that nobody leased.
+    Unleased,
+    /// A share that its client removed.
+    Removed,
+    /// Objects that a slot commit replaced.
+    Superseded,
+    /// An upload that was aborted or timed out.
+    Aborted,
+    /// Objects that no row ever named.
+    Orphan,
+}
+
+/// Objects to be deleted, claimed by the caller.
+#[derive(Clone, Debug)]
+pub struct Garbage {
+    /// The row, to be given back to [`LeaseDb::finish_garbage`].
+    pub id: i64,
+    /// What to delete; names that rows have come to name again are left out (R9).
+    pub objects: Vec<ObjectName>,
+}
+
+/// A credential with the account it opens.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// The account.
+    pub account: Account,
+    /// Hash of the swissnum.
+    pub hash: SecretHash,
+    /// When it stops to be valid; `None`: never.
+    pub not_after: Option<Timestamp>,
+    /// When it was last used, to within some minutes.
+    pub last_used_at: Option<Timestamp>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+impl Credential {
+    /// Whether the credential opens its account at `now`.
+    pub fn is_valid(&self, now: Timestamp) -> bool {
+        self.account.state != AccountState::Closed && self.not_after.is_none_or(|end| now < end)
+    }
+}
+
+/// A change of an account's settings; `None` leaves a setting as it is.
+#[derive(Clone, Debug, Default)]
+pub struct AccountChange {
+    /// What it may do.
+    pub state: Option<AccountState>,
+    /// Its quota in bytes; `Some(None)` lifts it.
+    pub quota_bytes: Option<Option<u64>>,
+    /// Days granted by a renewal.
+    pub lease_days: Option<u32>,
+    /// Text for the account's owner.
+    pub message: Option<String>,
+}
+
+/// What became of making an account.
+#[derive(Clone, Debug)]
+pub enum CreateOutcome {
+    /// It exists now.
+    Created(Account),
+    /// The name is taken.
+    NameTaken,
+}
+
+/// A client's report that a share is damaged.
+#[derive(Clone, Debug)]
+pub struct Advisory {
+    /// The share.
+    pub share: ShareId,
+    /// Immutable or mutable.
+    pub kind: ShareKind,
+    /// Who reports.
+    pub account: AccountId,
+    /// Free text from outside.
+    pub reason: String,
+}
+
+/// The lease database.
+pub trait LeaseDb: Send + Sync + 'static {
+    /// The database's time: the one clock for leases, deadlines and object ids.
+    fn now(&self) -> impl Future<Output = Result<Timestamp>> + Send;
+
+    /// Begins uploads and leases what is there (`gbs.md` 8.1, `review.md` A5, A10).
+    fn allocate(&self, request: Allocate) -> impl Future<Output = Result<AllocateOutcome>> + Send;
+
+    /// The upload in progress of a share, with the database's time.
+    fn find_upload(&self, share: ShareId) -> impl Future<Output = Result<(Timestamp, Option<Upload>)>> + Send;
+
+    /// Makes stored chunks part of an upload, and the share stable when nothing is missing (`review.md` A2, A10).
+    fn record_chunks(&self, request: RecordChunks) -> impl Future<Output = Result<RecordOutcome>> + Send;
+
+    /// Ends an upload: its chunks and `strays` (objects of it that no row names) become garbage, its space is free.
+    /// False if it was gone already. With `overdue_only`, does nothing unless its deadline has passed.
+    fn end_upload(
+        &self,
+        share: ShareId,
+        upload: ObjectId,
+        strays: Vec<StoreObject>,
+        overdue_only: bool,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Some uploads whose deadline has passed.
+    fn overdue_uploads(&self, max: u32) -> impl Future<Output = Result<Vec<(ShareId, ObjectId)>>> + Send;
+
+    /// The shares of a storage index, stable and lost, of either kind, ascending.
+    fn list_shares(&self, storage_index: StorageIndex) -> impl Future<Output = Result<Vec<ShareRow>>> + Send;
+
+    /// The numbers of the stable shares of one kind, ascending.
+    fn list_numbers(
+        &self,
+        storage_index: StorageIndex,
+        kind: ShareKind,
+    ) -> impl Future<Output = Result<Vec<ShareNumber>>> + Send;
+
+    /// One share, stable or lost.
+    fn find_share(&self, share: ShareId) -> impl Future<Output = Result<Option<ShareRow>>> + Send;
+
+    /// Adds or renews the account's leases on every stable share (`gbs.md` 7.2, `review.md` A5).
+    fn renew_leases(
+        &self,
+        storage_index: StorageIndex,
+        account: AccountId,
+    ) -> impl Future<Output = Result<RenewOutcome>> + Send;
+
+    /// All leases on a storage index, by share and account.
+    fn list_leases(&self, storage_index: StorageIndex) -> impl Future<Output = Result<Vec<LeaseRow>>> + Send;
+
+    /// A slot with its shares in one snapshot.
+    fn read_slot(&self, storage_index: StorageIndex) -> impl Future<Output = Result<SlotSnapshot>> + Send;
+
+    /// Swaps a slot's token and everything with it (`design.md` 4.2).
+    fn commit_slot(&self, request: CommitSlot) -> impl Future<Output = Result<CommitOutcome>> + Send;
+
+    /// Makes objects garbage that were stored for nothing, save those that a row names (`review.md` A3).
+    fn discard_objects(&self, objects: Vec<ObjectName>) -> impl Future<Output = Result<()>> + Send;
+
+    /// Claims garbage that is due; the claim lapses after `claim_seconds`.
+    fn claim_garbage(&self, max: u32, claim_seconds: i64) -> impl Future<Output = Result<Vec<Garbage>>> + Send;
+
+    /// Notes that all objects of claimed garbage are deleted. Rows stay for a while: they forbid adoption (`review.md` A1).
+    fn finish_garbage(&self, ids: Vec<i64>) -> impl Future<Output = Result<()>> + Send;
+
+    /// Keeps a corruption report, unless the share has enough open ones.
+    fn advise(&self, advisory: Advisory) -> impl Future<Output = Result<()>> + Send;
+
+    /// The credential with this hash and its account, valid or not.
+    fn find_credential(&self, hash: SecretHash) -> impl Future<Output = Result<Option<Credential>>> + Send;
+
+    /// Notes when credentials were last used.
+    fn note_use(&self, uses: Vec<(SecretHash, Timestamp)>) -> impl Future<Output = Result<()>> + Send;
+
+    /// A number that grows with every change of an account or credential.
+    fn accounts_version(&self) -> impl Future<Output = Result<u64>> + Send;
+
+    /// Makes an account with its first credential.
+    fn create_account(
+        &self,
+        name: String,
+        change: AccountChange,
+        credential: SecretHash,
+    ) -> impl Future<Output = Result<CreateOutcome>> + Send;
+
+    /// The account of this name, closed ones left out.
+    fn find_account(&self, name: String) -> impl Future<Output = Result<Option<Account>>> + Send;
+
+    /// Accounts by number behind `after`, closed ones left out, with what they use.
+    fn list_accounts(
+        &self,
+        after: Option<AccountId>,
+        max: u32,
+    ) -> impl Future<Output = Result<Vec<(Account, Usage)>>> + Send;
+
+    /// Changes an account; false if there is none.
+    fn change_account(&self, account: AccountId, change: AccountChange) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Gives an account a new credential. Older ones end at `overlap_seconds` from now at the latest, and of those
+    /// only the newest stays: at most two are valid at any time (`api.md` 10.6).
+    fn rotate_credential(
+        &self,
+        account: AccountId,
+        credential: SecretHash,
+        overlap_seconds: i64,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// The credentials of an account, newest first.
+    fn list_credentials(&self, account: AccountId) -> impl Future<Output = Result<Vec<Credential>>> + Send;
+
+    /// Revokes an account's credentials and closes it; its name is free again, its leases age away.
+    fn close_account(&self, account: AccountId) -> impl Future<Output = Result<bool>> + Send;
+
+    /// What an account holds, exactly.
+    fn usage(&self, account: AccountId) -> impl Future<Output = Result<Usage>> + Send;
+}

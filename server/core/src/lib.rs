@@ -1,0 +1,28 @@
+//! The rules of Tahoe-LAFS storage with accounts.
+//!
+//! This crate knows what a share, a bucket, a slot and a lease are, and nothing of HTTP, Foolscap, SQL, S3 or the wall
+//! clock. What it needs of the world it names in three traits: [`leasedb::LeaseDb`], [`backend::Backend`] and
+//! [`clock::Clock`]. [`store::Store`] has one method for each operation of the storage protocol; both front ends and
+//! all jobs call the same methods.
+//!
+//! Invariant: what was acknowledged is never lost, what was not acknowledged is never served, and what somebody leases
+//! is never deleted.
+
+pub mod account;
+pub mod accountant;
+pub mod backend;
+pub mod bucket;
+pub mod chunk;
+pub mod clock;
+pub mod id;
+pub mod lease;
+pub mod leasedb;
+pub mod locator;
+pub mod manifest;
+pub mod range;
+pub mod secret;
+pub mod share;
+pub mod slot;
+pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

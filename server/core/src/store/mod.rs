@@ -1,0 +1,229 @@
+//! One method for each operation of the storage protocol, over any lease database and any backend.
+//!
+//! Both front ends and all jobs call these methods; none of them knows a wire format. No database transaction is open
+//! while the backend is being talked to, and objects are durable before a row names them (R1). A method must be driven
+//! to its end even when the client has gone (front ends run it in a task of its own): then every object it stored is
+//! either named by a row or garbage. A process that dies in the middle leaves objects that no row names, nothing else.
+
+mod body;
+mod immutable;
+mod maintenance;
+mod mutable;
+mod read;
+mod stage;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use body::Payload;
+pub use immutable::{Allocated, Written};
+pub use maintenance::Swept;
+pub use mutable::ReadTestWriteOutcome;
+pub use read::ShareSlice;
+
+use crate::account::AccountState;
+use crate::accountant::Session;
+use crate::backend::{Backend, BackendError};
+use crate::clock::Entropy;
+use crate::id::{ShareId, StorageIndex};
+use crate::leasedb::{Advisory, LeaseDb, LeaseDbError, LeaseRow, RenewOutcome, ShareRow};
+use crate::share::ShareKind;
+
+/// Why an operation was not done. Where a variant does not say otherwise, nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No such share, upload or storage index.
+    #[error("there is no such share")]
+    NotFound,
+    /// An upload is in progress under another secret.
+    #[error("the upload secret does not match")]
+    WrongUploadSecret,
+    /// The share is finished and cannot be aborted.
+    #[error("the share is already complete")]
+    AlreadyComplete,
+    /// Bytes differ from those received before; or another share holds the number.
+    #[error("the bytes conflict with those already stored")]
+    Conflict,
+    /// The range does not lie within the share.
+    #[error("the range does not lie within the share of {size_bytes} bytes")]
+    OutOfBounds {
+        /// Size of the share in bytes.
+        size_bytes: u64,
+    },
+    /// The body is shorter or longer than announced.
+    #[error("the body has not the announced length")]
+    BodyLength,
+    /// The body broke off.
+    #[error("the body broke off")]
+    BodyBroken(#[source] std::io::Error),
+    /// The slot has another write enabler.
+    #[error("the write enabler does not match")]
+    WrongWriteEnabler,
+    /// The storage index holds shares of the other kind.
+    #[error("the storage index holds immutable shares")]
+    WrongKind,
+    /// The account may not do this at present.
+    #[error("the account is {0}")]
+    Refused(AccountState),
+    /// The account's quota does not allow it.
+    #[error("the account's quota does not allow it")]
+    OverQuota,
+    /// The backend has no room left.
+    #[error("the server has no room left")]
+    Full,
+    /// Larger than any share may be.
+    #[error("a share may have at most {max_bytes} bytes")]
+    TooLarge {
+        /// The limit in bytes.
+        max_bytes: u64,
+    },
+    /// Too many others change the same slot.
+    #[error("the slot is being changed by others")]
+    Busy,
+    /// A stable share's bytes are not where they should be.
+    #[error("the bytes of share {0} are not in the backend")]
+    Vanished(ShareId),
+    /// The lease database failed.
+    #[error(transparent)]
+    LeaseDb(#[from] LeaseDbError),
+    /// The backend failed.
+    #[error(transparent)]
+    Backend(BackendError),
+}
+
+impl From<BackendError> for StoreError {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Full(_) => Self::Full,
+            BackendError::Source(source) => body::store_error(source),
+            other => Self::Backend(other),
+        }
+    }
+}
+
+/// Results of this module.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// Policy of one server, each value with its unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// How long an upload may rest before it is ended, in seconds. The released server: 30 minutes.
+    pub upload_idle_seconds: i64,
+    /// The largest immutable share, in bytes.
+    pub immutable_share_max_bytes: u64,
+    /// The largest mutable share, in bytes.
+    pub mutable_share_max_bytes: u64,
+    /// The largest object stored for one write, in bytes.
+    pub object_max_bytes: u64,
+    /// Room to leave free in the backend, in bytes.
+    pub reserved_bytes: u64,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            upload_idle_seconds: 30 * 60,
+            immutable_share_max_bytes: 1 << 40,
+            mutable_share_max_bytes: 64 << 30,
+            object_max_bytes: 64 << 20,
+            reserved_bytes: 0,
+        }
+    }
+}
+
+/// What a server announces to one account (`gbs.md` 7.1, `design.md` 10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// The largest immutable share that would be taken now, in bytes.
+    pub immutable_share_max_bytes: u64,
+    /// The largest mutable share, in bytes.
+    pub mutable_share_max_bytes: u64,
+    /// What may still be stored, in bytes.
+    pub available_bytes: u64,
+}
+
+/// The storage protocol over a lease database and a backend.
+#[derive(Debug)]
+pub struct Store<L, B> {
+    db: Arc<L>,
+    backend: Arc<B>,
+    entropy: Entropy,
+    options: StoreOptions,
+    backend_available_bytes: AtomicU64,
+}
+
+impl<L: LeaseDb, B: Backend> Store<L, B> {
+    /// Puts a store together. Call [`refresh_space`](Self::refresh_space) before it is used.
+    pub fn new(db: Arc<L>, backend: Arc<B>, entropy: Entropy, options: StoreOptions) -> Self {
+        Self { db, backend, entropy, options, backend_available_bytes: AtomicU64::new(0) }
+    }
+
+    /// The lease database.
+    pub const fn db(&self) -> &Arc<L> {
+        &self.db
+    }
+
+    /// Asks the backend how much room it has; what is announced and allocated goes by the last answer.
+    ///
+    /// # Errors
+    /// The backend does not answer; nothing more is announced or allocated then.
+    pub async fn refresh_space(&self) -> Result<()> {
+        let answer = self.backend.available_bytes().await;
+        let available = answer.as_ref().map_or(0, |bytes| bytes.saturating_sub(self.options.reserved_bytes));
+        self.backend_available_bytes.store(available, Ordering::Relaxed);
+        Ok(answer.map(drop)?)
+    }
+
+    /// What the backend last said it can still store, in bytes.
+    pub fn backend_available_bytes(&self) -> u64 {
+        self.backend_available_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What to announce to an account, from memory.
+    pub fn space(&self, session: &Session) -> Space {
+        let account = &session.account;
+        let left = session.usage.left(account.quota_bytes).min(self.backend_available_bytes.load(Ordering::Relaxed));
+        // A quota is counted in container lengths; the shares that fit are that much smaller.
+        let available_bytes = if account.state.may_write() {
+            left.saturating_sub(ShareKind::Mutable.charged_bytes(0)).min(i64::MAX as u64)
+        } else {
+            0
+        };
+        let mutable_share_max_bytes = if account.state.may_write() { self.options.mutable_share_max_bytes } else { 0 };
+        Space {
+            immutable_share_max_bytes: available_bytes.min(self.options.immutable_share_max_bytes),
+            mutable_share_max_bytes,
+            available_bytes,
+        }
+    }
+
+    /// Adds or renews the account's leases on all shares of a storage index (`gbs.md` 7.2).
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] if there is no share; [`StoreError::OverQuota`] if a first lease does not fit.
+    pub async fn renew_leases(&self, session: &Session, storage_index: StorageIndex) -> Result<()> {
+        match self.db.renew_leases(storage_index, session.account.id).await? {
+            RenewOutcome::Done => Ok(()),
+            RenewOutcome::NotFound => Err(StoreError::NotFound),
+            RenewOutcome::OverQuota => Err(StoreError::OverQuota),
+            RenewOutcome::Refused(state) => Err(StoreError::Refused(state)),
+        }
+    }
+
+    /// Keeps a client's report that a share is damaged; the share is not touched (`gbs.md` 10).
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] if there is no such share.
+    pub async fn advise(&self, session: &Session, kind: ShareKind, share: ShareId, reason: String) -> Result<()> {
+        self.stable_share(kind, share).await?;
+        Ok(self.db.advise(Advisory { share, kind, account: session.account.id, reason }).await?)
+    }
+
+    /// All shares of a storage index with their leases, for an operator.
+    ///
+    /// # Errors
+    /// The lease database does not answer.
+    pub async fn inspect(&self, storage_index: StorageIndex) -> Result<(Vec<ShareRow>, Vec<LeaseRow>)> {
+        Ok((self.db.list_shares(storage_index).await?, self.db.list_leases(storage_index).await?))
+    }
+}

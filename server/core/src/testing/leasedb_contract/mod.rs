@@ -1,0 +1,144 @@
+//! What every lease database must do, case by case.
+//!
+//! A new one joins with a type that implements [`MakeLeaseDb`] and the line `leasedb_contract!(ThatType);` in a test
+//! binary. The cases know the trait only, so they say nothing about what no method shows.
+
+pub mod accounts;
+mod bench;
+pub mod garbage;
+pub mod leases;
+pub mod races;
+pub mod schedule;
+pub mod slots;
+pub mod uploads;
+
+use std::future::Future;
+use std::sync::Arc;
+
+pub use bench::Bench;
+
+use super::values::{Guard, Tasks};
+use crate::clock::Clock;
+use crate::id::ShareId;
+use crate::lease::LeaseTerms;
+use crate::leasedb::LeaseDb;
+
+/// Makes lease databases for the contract.
+pub trait MakeLeaseDb: Send + Sync + 'static {
+    /// What it makes.
+    type Db: LeaseDb;
+
+    /// Makes an empty lease database, migrated; the guard is dropped when the case ends.
+    fn make(clock: Arc<dyn Clock>, terms: LeaseTerms) -> impl Future<Output = (Self::Db, Guard)> + Send;
+
+    /// How many reports about a share are open, where the maker can look behind the trait.
+    fn open_advisories(_guard: &Guard, _share: ShareId) -> impl Future<Output = Option<u64>> + Send {
+        std::future::ready(None)
+    }
+
+    /// Runs all tasks at the same time, each on whatever thread there is, and panics if one does.
+    fn run_all(tasks: Tasks) -> impl Future<Output = ()> + Send;
+}
+
+/// Expands to one test for each case of the contract.
+#[macro_export]
+macro_rules! leasedb_contract {
+    ($make:ty) => {
+        $crate::leasedb_contract_cases! { $make;
+            uploads: [
+                an_upload_becomes_a_leased_share_when_nothing_is_missing,
+                already_have_includes_shares_not_asked_for,
+                a_share_in_upload_is_in_neither_set,
+                an_overdue_upload_is_taken_over_at_once,
+                what_does_not_fit_the_quota_is_in_neither_set,
+                room_in_the_backend_counts_open_uploads,
+                a_first_lease_that_does_not_fit_is_not_claimed,
+                account_states_decide_what_allocate_may_do,
+                a_stale_record_changes_nothing,
+                recording_extends_the_deadline_even_when_nothing_is_new,
+                overlapping_chunks_never_publish_a_share_with_a_hole,
+                an_ended_upload_leaves_no_chunks_behind,
+                only_overdue_uploads_are_ended_or_listed_as_such,
+                a_chunk_of_an_old_object_is_refused,
+                a_slot_takes_no_uploads,
+                an_upload_never_joins_a_slot,
+                an_empty_share_is_granted_and_never_finished,
+            ],
+            slots: [
+                the_first_write_makes_the_slot,
+                a_commit_on_another_token_changes_nothing,
+                removal_of_the_last_share_ends_the_slot_and_its_write_enabler,
+                shares_not_named_keep_their_leases_untouched,
+                growth_over_quota_changes_nothing,
+                usage_of_all_leaseholders_follows_the_size,
+                a_commit_of_old_objects_is_refused,
+                account_states_decide_who_may_commit,
+                a_bucket_is_never_turned_into_a_slot,
+                removing_what_is_not_there_is_fine,
+            ],
+            leases: [
+                renewal_without_shares_is_not_found,
+                renewal_leases_every_stable_share_of_either_kind,
+                an_expiry_is_never_moved_back,
+                a_damped_renewal_never_lies,
+                no_slack_writes_every_renewal,
+                a_lapsed_lease_is_renewed_like_any_other,
+                a_first_lease_over_quota_renews_what_is_held,
+                account_states_decide_who_may_renew,
+                accounts_with_more_days_are_granted_more,
+            ],
+            garbage: [
+                superseded_objects_wait_for_readers,
+                removed_shares_can_be_undone_for_a_week,
+                aborted_uploads_and_their_strays_are_garbage_soon,
+                claims_lapse_and_finished_rows_are_done_for,
+                claims_are_bounded_and_disjoint,
+                what_a_row_names_is_never_garbage,
+                a_name_that_a_row_came_to_name_is_not_handed_out,
+                a_marker_is_kept_until_the_next_commit,
+            ],
+            accounts: [
+                an_account_is_made_once_by_name,
+                a_closed_account_frees_its_name_and_keeps_its_number,
+                at_most_two_credentials_are_valid,
+                rotation_without_overlap_revokes_at_once,
+                the_version_grows_with_every_change,
+                settings_change_one_by_one,
+                accounts_are_listed_in_pages_with_their_usage,
+                the_last_use_of_a_credential_is_kept,
+                advisories_are_bounded_for_each_share,
+            ],
+            races: [
+                overlapping_writers_make_one_whole_share,
+                of_two_commits_on_one_token_exactly_one_wins,
+                of_two_enablers_exactly_one_makes_the_slot,
+                quota_is_never_exceeded_at_its_edge,
+                allocate_against_commit_is_never_both,
+                abort_against_record_leaves_no_chunk,
+                renewal_against_removal_never_lies,
+                one_name_is_given_to_one_account,
+            ],
+            schedule: [
+                usage_equals_a_recount_after_any_schedule,
+            ],
+        }
+    };
+}
+
+/// Used by [`leasedb_contract!`](crate::leasedb_contract).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! leasedb_contract_cases {
+    ($make:ty; $($module:ident: [$($case:ident,)*],)*) => {
+        $(mod $module {
+            #[allow(unused_imports, reason = "the type may come from anywhere")]
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    $crate::testing::leasedb_contract::$module::$case::<$make>().await;
+                }
+            )*
+        })*
+    };
+}

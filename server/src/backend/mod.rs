@@ -1,0 +1,3 @@
+//! The stores that a server can keep share bytes in.
+
+pub mod directory;

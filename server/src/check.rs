@@ -1,0 +1,111 @@
+//! `leasehold check`: says what is wrong with a configuration or a data directory, and changes nothing.
+
+use std::path::Path;
+
+use leasehold_config::{Config, Size};
+use leasehold_core::leasedb::LeaseDb;
+
+use crate::datadir::DataDir;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// Works, but somebody should look.
+    Warning,
+    /// Does not work.
+    Error,
+}
+
+impl Level {
+    /// The word before a finding.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// What was found, in a sentence.
+    pub text: String,
+}
+
+/// Looks at a configuration and, if there is one yet, a data directory.
+pub async fn check(config: &Config, path: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut found = |level, text: String| findings.push(Finding { level, text });
+    found(Level::Ok, "the configuration is valid".to_owned());
+    if config.server.listen.ip().is_unspecified() && config.server.advertise.is_none() {
+        let text = "server.advertise is not set: clients will be told 127.0.0.1, which only works on this machine";
+        found(Level::Warning, text.to_owned());
+    }
+    if !config.server.admin_listen.ip().is_loopback() {
+        let text = "server.admin_listen is not loopback: whoever reaches it can read metrics";
+        found(Level::Warning, text.to_owned());
+    }
+    let data = match DataDir::existing(path) {
+        Ok(data) => data,
+        Err(_) if !path.exists() => {
+            found(Level::Ok, format!("{} does not exist yet; `leasehold serve` will make it", path.display()));
+            return findings;
+        }
+        Err(error) => {
+            found(Level::Error, format!("{error:#}"));
+            return findings;
+        }
+    };
+    match data.identity() {
+        Ok(identity) => found(Level::Ok, format!("the identity is {}", identity.server_id)),
+        Err(error) => found(Level::Error, format!("{error:#}")),
+    }
+    check_disk(config, &data, &mut found);
+    check_database(config, &data, &mut found).await;
+    findings
+}
+
+fn check_disk(config: &Config, data: &DataDir, found: &mut impl FnMut(Level, String)) {
+    let probe = data.path().join("tmp").join(format!("check-{}", std::process::id()));
+    match std::fs::write(&probe, b"probe").and_then(|()| std::fs::remove_file(&probe)) {
+        Ok(()) => found(Level::Ok, format!("{} can be written", data.path().display())),
+        Err(error) => found(Level::Error, format!("{} cannot be written: {error}", data.path().display())),
+    }
+    match rustix::fs::statvfs(data.path()) {
+        Ok(disk) => {
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            let left = free.saturating_sub(config.storage.reserved_space.0);
+            let level = if left == 0 { Level::Error } else { Level::Ok };
+            let text = "of the disk can still be used for shares";
+            found(level, format!("{} {text} ({} free)", Size(left), Size(free)));
+        }
+        Err(error) => found(Level::Error, format!("free space cannot be measured: {error}")),
+    }
+}
+
+async fn check_database(config: &Config, data: &DataDir, found: &mut impl FnMut(Level, String)) {
+    let db = match data.open_database(config) {
+        Ok(db) => db,
+        Err(error) => return found(Level::Error, format!("{error:#}")),
+    };
+    match db.check_integrity().await {
+        Ok(problems) if problems.is_empty() => found(Level::Ok, "the lease database is sound".to_owned()),
+        Ok(problems) => {
+            found(Level::Error, format!("the lease database is damaged: {}; restore a backup", problems.join("; ")));
+        }
+        Err(error) => found(Level::Error, format!("the lease database cannot be read: {error}")),
+    }
+    match db.list_accounts(None, 1000).await {
+        Ok(accounts) => {
+            let used: u64 = accounts.iter().map(|(_, usage)| usage.used_bytes).sum();
+            found(Level::Ok, format!("{} accounts use {}", accounts.len(), Size(used)));
+        }
+        Err(error) => found(Level::Error, format!("accounts cannot be listed: {error}")),
+    }
+}

@@ -1,0 +1,74 @@
+//! The one map from the core's errors to statuses of this wire (`gbs.md` 15).
+
+use http::StatusCode;
+use leasehold_core::account::AccountState;
+use leasehold_core::store::StoreError;
+
+/// An answer that says no: a status and a short text without internals or secrets.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The status.
+    pub status: StatusCode,
+    /// The text.
+    pub text: String,
+}
+
+impl Refusal {
+    /// Puts status and text together.
+    pub fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self { status, text: text.into() }
+    }
+}
+
+impl From<super::auth::BadHeader> for Refusal {
+    fn from(error: super::auth::BadHeader) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error.0)
+    }
+}
+
+impl From<super::cbor::Malformed> for Refusal {
+    fn from(error: super::cbor::Malformed) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error.0)
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        let status = match &error {
+            StoreError::NotFound => StatusCode::NOT_FOUND,
+            StoreError::WrongUploadSecret | StoreError::WrongWriteEnabler => StatusCode::UNAUTHORIZED,
+            StoreError::AlreadyComplete => StatusCode::METHOD_NOT_ALLOWED,
+            StoreError::Conflict | StoreError::WrongKind => StatusCode::CONFLICT,
+            StoreError::OutOfBounds { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+            StoreError::BodyLength => StatusCode::BAD_REQUEST,
+            StoreError::BodyBroken(source) if source.kind() == std::io::ErrorKind::TimedOut => {
+                StatusCode::REQUEST_TIMEOUT
+            }
+            StoreError::BodyBroken(_) => StatusCode::BAD_REQUEST,
+            StoreError::Refused(AccountState::Closed) => StatusCode::UNAUTHORIZED,
+            StoreError::Refused(_) => StatusCode::FORBIDDEN,
+            StoreError::OverQuota | StoreError::Full => StatusCode::INSUFFICIENT_STORAGE,
+            StoreError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            StoreError::Busy | StoreError::Vanished(_) | StoreError::LeaseDb(_) | StoreError::Backend(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        };
+        match &error {
+            StoreError::Vanished(share) => tracing::error!(%share, "the bytes of a share are not in the backend"),
+            StoreError::LeaseDb(source) => {
+                tracing::error!(error = %source, cause = ?std::error::Error::source(source), "the lease database failed");
+            }
+            StoreError::Backend(source) => {
+                tracing::error!(error = %source, cause = ?std::error::Error::source(source), "the backend failed");
+            }
+            StoreError::Full => tracing::warn!("the backend is full"),
+            _ => {}
+        }
+        let text = if status == StatusCode::SERVICE_UNAVAILABLE {
+            "the server cannot do this now; try again later".to_owned()
+        } else {
+            error.to_string()
+        };
+        Self { status, text }
+    }
+}

@@ -1,0 +1,172 @@
+//! Which endpoint a method and path mean. Pure; knows every path of the protocol and none besides.
+
+use http::Method;
+use leasehold_core::id::{ShareId, ShareNumber, StorageIndex};
+use leasehold_core::share::ShareKind;
+
+use super::auth::Secret;
+
+/// An endpoint with what its path says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `GET /storage/v1/version`
+    Version,
+    /// `PUT /storage/v1/lease/SI`
+    Lease(StorageIndex),
+    /// `POST /storage/v1/immutable/SI`
+    Allocate(StorageIndex),
+    /// `PATCH /storage/v1/immutable/SI/SHARE`
+    Write(ShareId),
+    /// `PUT /storage/v1/immutable/SI/SHARE/abort`
+    Abort(ShareId),
+    /// `GET /storage/v1/KIND/SI/shares`
+    List(ShareKind, StorageIndex),
+    /// `GET /storage/v1/KIND/SI/SHARE`
+    Read(ShareKind, ShareId),
+    /// `POST /storage/v1/mutable/SI/read-test-write`
+    ReadTestWrite(StorageIndex),
+    /// `POST /storage/v1/KIND/SI/SHARE/corrupt`
+    Corrupt(ShareKind, ShareId),
+    /// `GET /services/v1`
+    Services,
+    /// `GET /account/v1`
+    Account,
+}
+
+/// A path or method that the protocol does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteError {
+    /// 404.
+    NotFound,
+    /// 405, with what is allowed.
+    MethodNotAllowed(&'static str),
+}
+
+impl Endpoint {
+    /// The endpoint's name in metrics and logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Lease(_) => "lease",
+            Self::Allocate(_) => "allocate",
+            Self::Write(_) => "write",
+            Self::Abort(_) => "abort",
+            Self::List(..) => "list",
+            Self::Read(..) => "read",
+            Self::ReadTestWrite(_) => "read_test_write",
+            Self::Corrupt(..) => "corrupt",
+            Self::Services => "services",
+            Self::Account => "account",
+        }
+    }
+
+    /// The secrets a request must carry: all of these and no other (`gbs.md` 4.2).
+    pub const fn secrets(&self) -> &'static [Secret] {
+        match self {
+            Self::Allocate(_) => &[Secret::LeaseRenew, Secret::LeaseCancel, Secret::Upload],
+            Self::Write(_) | Self::Abort(_) => &[Secret::Upload],
+            Self::Lease(_) => &[Secret::LeaseRenew, Secret::LeaseCancel],
+            Self::ReadTestWrite(_) => &[Secret::WriteEnabler, Secret::LeaseRenew, Secret::LeaseCancel],
+            Self::Version | Self::List(..) | Self::Read(..) | Self::Corrupt(..) => &[],
+            Self::Services | Self::Account => &[],
+        }
+    }
+}
+
+/// Finds the endpoint.
+///
+/// # Errors
+/// [`RouteError`] with the answer that an unknown path or a wrong method gets, before anything else is looked at.
+pub fn route(method: &Method, path: &str) -> Result<Endpoint, RouteError> {
+    let mut parts = [""; 6];
+    let mut count = 0;
+    for part in path.strip_prefix('/').ok_or(RouteError::NotFound)?.split('/') {
+        *parts.get_mut(count).ok_or(RouteError::NotFound)? = part;
+        count += 1;
+    }
+    let get = |endpoint| only(method, &[Method::GET, Method::HEAD], "GET, HEAD", endpoint);
+    let post = |endpoint| only(method, &[Method::POST], "POST", endpoint);
+    let put = |endpoint| only(method, &[Method::PUT], "PUT", endpoint);
+    match &parts[..count] {
+        ["storage", "v1", "version"] => get(Endpoint::Version),
+        ["storage", "v1", "lease", index] => put(Endpoint::Lease(storage_index(index)?)),
+        ["storage", "v1", "immutable", index] => post(Endpoint::Allocate(storage_index(index)?)),
+        ["storage", "v1", "mutable", index, "read-test-write"] => post(Endpoint::ReadTestWrite(storage_index(index)?)),
+        ["storage", "v1", kind, index, "shares"] => get(Endpoint::List(share_kind(kind)?, storage_index(index)?)),
+        ["storage", "v1", kind, index, share] => {
+            let (kind, share) = (share_kind(kind)?, share_id(index, share)?);
+            match kind {
+                ShareKind::Immutable if *method == Method::PATCH => Ok(Endpoint::Write(share)),
+                ShareKind::Immutable => {
+                    only(method, &[Method::GET, Method::HEAD], "GET, HEAD, PATCH", Endpoint::Read(kind, share))
+                }
+                ShareKind::Mutable => get(Endpoint::Read(kind, share)),
+            }
+        }
+        ["storage", "v1", "immutable", index, share, "abort"] => put(Endpoint::Abort(share_id(index, share)?)),
+        ["storage", "v1", kind, index, share, "corrupt"] => {
+            post(Endpoint::Corrupt(share_kind(kind)?, share_id(index, share)?))
+        }
+        ["services", "v1"] => get(Endpoint::Services),
+        ["account", "v1"] => get(Endpoint::Account),
+        _ => Err(RouteError::NotFound),
+    }
+}
+
+fn only(method: &Method, allowed: &[Method], allow: &'static str, endpoint: Endpoint) -> Result<Endpoint, RouteError> {
+    if allowed.contains(method) { Ok(endpoint) } else { Err(RouteError::MethodNotAllowed(allow)) }
+}
+
+fn share_kind(text: &str) -> Result<ShareKind, RouteError> {
+    match text {
+        "immutable" => Ok(ShareKind::Immutable),
+        "mutable" => Ok(ShareKind::Mutable),
+        _ => Err(RouteError::NotFound),
+    }
+}
+
+fn storage_index(text: &str) -> Result<StorageIndex, RouteError> {
+    text.parse().map_err(|_| RouteError::NotFound)
+}
+
+fn share_id(index: &str, number: &str) -> Result<ShareId, RouteError> {
+    let index = storage_index(index)?;
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let number = number.parse::<u64>().ok().filter(|_| digits).ok_or(RouteError::NotFound)?;
+    let number = ShareNumber::try_from(number).map_err(|_| RouteError::NotFound)?;
+    Ok(ShareId::new(index, number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const INDEX: &str = "wiz5vfusee77o2teltymekc76e";
+
+    #[test]
+    fn paths_and_methods() {
+        let not_found = Err(RouteError::NotFound);
+        for path in ["", "/", "/storage/v1/nothing", "/storage/v1/version/", "/id/", "/storage/v1/lease/WIZ", "x"] {
+            assert_eq!(route(&Method::GET, path), not_found, "{path}");
+        }
+        assert!(matches!(route(&Method::DELETE, "/storage/v1/version"), Err(RouteError::MethodNotAllowed(_))));
+        assert_eq!(route(&Method::HEAD, "/storage/v1/version"), Ok(Endpoint::Version));
+        let share = |number| ShareId::new(INDEX.parse().expect("valid"), ShareNumber::new(number));
+        let path = |tail: &str| format!("/storage/v1/immutable/{INDEX}/{tail}");
+        assert_eq!(route(&Method::PATCH, &path("007")), Ok(Endpoint::Write(share(7))));
+        for tail in ["256", "-1", "+1", "", "1a", "99999999999999999999999", "1/abort/x"] {
+            assert_eq!(route(&Method::GET, &path(tail)), not_found, "{tail}");
+        }
+        assert_eq!(route(&Method::PUT, &path("1/abort")), Ok(Endpoint::Abort(share(1))));
+        let mutable = format!("/storage/v1/mutable/{INDEX}/1");
+        assert!(matches!(route(&Method::PATCH, &mutable), Err(RouteError::MethodNotAllowed(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_is_answered(path in "\\PC{0,120}") {
+            let _ = route(&Method::GET, &path);
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The Leasehold server: the storage protocol of Tahoe-LAFS over HTTPS, for accounts.
+//!
+//! Thin by intent. What a share, a lease or an account is, `leasehold-core` knows; this crate turns requests into calls
+//! on its `Store` and answers into bytes, and wires the parts together.
+
+pub mod accounts;
+pub mod admin;
+pub mod backend;
+pub mod check;
+pub mod cli;
+pub mod datadir;
+pub mod frontend;
+pub mod identity;
+pub mod listener;
+pub mod metrics;
+pub mod output;
+pub mod serve;
+pub mod services;
+pub mod telemetry;

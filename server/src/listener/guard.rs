@@ -1,0 +1,156 @@
+//! Deadlines on a connection, by what it is doing: resting, receiving a request head, or amid a request.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::Deadlines;
+
+/// How many requests of a connection have begun and not ended. Shared with the HTTP service.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Phase(Arc<AtomicUsize>);
+
+/// A request in progress; ends when dropped, with the last byte of its response.
+#[derive(Debug)]
+pub struct Busy(Phase);
+
+impl Phase {
+    pub(super) fn begin_request(&self) -> Busy {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    fn is_busy(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A stream that fails when its peer is silent or slow for too long.
+pub(super) struct GuardedStream<S> {
+    stream: S,
+    deadlines: Deadlines,
+    phase: Phase,
+    /// When the head that is arriving began.
+    head_since: Option<Instant>,
+    read_timer: Timer,
+    write_timer: Timer,
+}
+
+/// A timer that costs nothing while the stream does not wait.
+#[derive(Default)]
+struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+    armed: bool,
+}
+
+impl Timer {
+    fn disarm(&mut self) {
+        self.armed = false;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, deadline: impl FnOnce() -> Instant) -> Poll<io::Error> {
+        if !self.armed {
+            let deadline = deadline();
+            match &mut self.sleep {
+                Some(sleep) => sleep.as_mut().reset(deadline),
+                None => self.sleep = Some(Box::pin(tokio::time::sleep_until(deadline))),
+            }
+            self.armed = true;
+        }
+        let sleep = self.sleep.as_mut().expect("just armed");
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the peer was silent for too long"))
+    }
+}
+
+impl<S> GuardedStream<S> {
+    pub(super) fn new(stream: S, deadlines: Deadlines, phase: Phase) -> Self {
+        let (read_timer, write_timer) = Default::default();
+        Self { stream, deadlines, phase, head_since: None, read_timer, write_timer }
+    }
+
+    fn read_deadline(&self) -> Instant {
+        let now = Instant::now();
+        match self.head_since {
+            // While a response is being prepared the peer has no reason to send anything: that may take its time.
+            _ if self.phase.is_busy() => now + self.deadlines.idle.max(self.deadlines.stall),
+            Some(since) => since + self.deadlines.header,
+            None => now + self.deadlines.idle,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for GuardedStream<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buf.filled().len();
+        if let Poll::Ready(result) = Pin::new(&mut this.stream).poll_read(cx, buf) {
+            this.read_timer.disarm();
+            if this.phase.is_busy() {
+                this.head_since = None;
+            } else if buf.filled().len() > before {
+                this.head_since.get_or_insert_with(Instant::now);
+            }
+            return Poll::Ready(result);
+        }
+        if this.phase.is_busy() && this.head_since.take().is_some() {
+            this.read_timer.disarm();
+        }
+        let deadline = this.read_deadline();
+        this.read_timer.poll(cx, || deadline).map(Err)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> GuardedStream<S> {
+    fn guard<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.write_timer.disarm();
+            return polled;
+        }
+        let stall: Duration = self.deadlines.stall;
+        self.write_timer.poll(cx, || Instant::now() + stall).map(Err)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.guard(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.guard(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.guard(cx, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.guard(cx, polled)
+    }
+}

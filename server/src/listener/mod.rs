@@ -1,0 +1,157 @@
+//! Connections: accepted up to a limit, TLS, then HTTP/1.1 with deadlines.
+//!
+//! Clients send neither a server name nor ALPN, and keep idle connections for 240 s (`gbs.md` 2, 3), so there is one
+//! certificate, one protocol, and a patient idle timeout.
+
+pub mod guard;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::frontend::body::ResponseBody;
+use crate::metrics::Metrics;
+use guard::{GuardedStream, Phase};
+
+/// Connections beyond the limit that are still told so with a 503 instead of being dropped.
+const REFUSALS_MAX: usize = 64;
+/// Large enough for a few TLS records, small enough for hundreds of connections.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// How long a connection may take for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// A TLS handshake, or a request head from its first byte on.
+    pub header: Duration,
+    /// Rest between requests.
+    pub idle: Duration,
+    /// Silence in the middle of a request or response.
+    pub stall: Duration,
+}
+
+/// Answers requests; one for each port.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request.
+    fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response<ResponseBody>> + Send;
+
+    /// The answer to a connection that is one too many.
+    fn refuse(&self) -> Response<ResponseBody>;
+}
+
+/// Serves a port until told to stop.
+pub struct Listener<H> {
+    /// Answers the requests.
+    pub handler: Arc<H>,
+    /// Makes TLS of TCP; `None` for the admin port.
+    pub tls: Option<TlsAcceptor>,
+    /// Deadlines of each connection.
+    pub deadlines: Deadlines,
+    /// How many connections are served at once.
+    pub connections_max: usize,
+    /// Counts connections.
+    pub metrics: Arc<Metrics>,
+}
+
+impl<H: Handler> Listener<H> {
+    /// Accepts connections until `stop`, then lets those in flight finish their requests.
+    pub async fn run(self, socket: TcpListener, stop: CancellationToken) {
+        let listener = Arc::new(self);
+        let places = Arc::new(Semaphore::new(listener.connections_max));
+        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+        let connections = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = socket.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, say: waiting lets others close theirs.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (place, full) = match places.clone().try_acquire_owned() {
+                Ok(place) => (place, false),
+                Err(_) => match refusals.clone().try_acquire_owned() {
+                    Ok(place) => (place, true),
+                    Err(_) => continue,
+                },
+            };
+            connections.spawn(listener.clone().connection(stream, place, full, stop.clone()));
+        }
+        connections.close();
+        connections.wait().await;
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        place: OwnedSemaphorePermit,
+        full: bool,
+        stop: CancellationToken,
+    ) {
+        self.metrics.connections.inc();
+        if full {
+            self.metrics.refused_connections.inc();
+        }
+        let result = self.serve(stream, full, stop).await;
+        if let Err(error) = result {
+            tracing::debug!(%error, "a connection ended");
+        }
+        self.metrics.connections.dec();
+        drop(place);
+    }
+
+    async fn serve(&self, stream: TcpStream, full: bool, stop: CancellationToken) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let Some(tls) = &self.tls else { return self.http(stream, full, stop).await };
+        let handshake = tokio::time::timeout(self.deadlines.header, tls.accept(stream));
+        let stream = handshake.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "slow TLS handshake"))??;
+        self.http(stream, full, stop).await
+    }
+
+    async fn http<S>(&self, stream: S, full: bool, stop: CancellationToken) -> io::Result<()>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let phase = Phase::default();
+        let stream = TokioIo::new(GuardedStream::new(stream, self.deadlines, phase.clone()));
+        let handler = &self.handler;
+        let service = service_fn(|request: Request<Incoming>| {
+            let phase = phase.clone();
+            async move {
+                let busy = phase.begin_request();
+                let mut response = if full { handler.refuse() } else { handler.handle(request).await };
+                response.body_mut().hold(busy);
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER_BYTES).pipeline_flush(true);
+        let connection = builder.serve_connection(stream, service);
+        tokio::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        result.map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,7 @@
+//! The `leasehold` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    leasehold_server::cli::main()
+}

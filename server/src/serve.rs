@@ -1,0 +1,237 @@
+//! The one-machine server: a directory, SQLite, HTTPS. Wiring by hand, top down.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use leasehold_config::Config;
+use leasehold_core::account::Account;
+use leasehold_core::accountant::{Accountant, REFRESH_SECONDS};
+use leasehold_core::backend::Backend;
+use leasehold_core::clock::Entropy;
+use leasehold_core::leasedb::{AccountChange, LeaseDb};
+use leasehold_core::store::{Store, StoreOptions};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::accounts::{Accounts, FIRST_ACCOUNT, Handout};
+use crate::admin::Admin;
+use crate::backend::directory::DirectoryBackend;
+use crate::datadir::{DataDir, Published};
+use crate::frontend::body::BodyLimits;
+use crate::frontend::gbs::{Gbs, Limits};
+use crate::identity::Identity;
+use crate::listener::{Deadlines, Listener};
+use crate::metrics::Metrics;
+
+/// How long requests in flight may take to end after the server was told to stop.
+const DRAIN_SECONDS: u64 = 65;
+/// How often overdue uploads and due garbage are looked for, in seconds.
+const SWEEP_SECONDS: u64 = 30;
+const ADMIN_CONNECTIONS_MAX: usize = 64;
+
+/// A server that accepts connections.
+pub struct Running {
+    /// The first account, ready to be handed out; `None` if its files are gone.
+    pub handout: Option<Handout>,
+    /// Where clients are served.
+    pub listen: SocketAddr,
+    /// Where metrics and health are served.
+    pub admin: SocketAddr,
+    stop: CancellationToken,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    /// Stops accepting, lets requests in flight finish, and returns when all is done.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.server.await {
+            tracing::error!(%error, "the server ended badly");
+        }
+    }
+}
+
+/// Starts a server on a data directory.
+///
+/// # Errors
+/// Whatever keeps it from serving, in words for a person.
+pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
+    let data = DataDir::create(path)?;
+    let lock = data.lock()?;
+    let identity = Identity::load_or_create(&data.identity_folder())?;
+    let db = data.open_database(&config)?;
+    let backend = DirectoryBackend::open(data.path())
+        .with_context(|| format!("cannot use {} for shares", data.path().display()))?;
+    let socket = bind(config.server.listen).await?;
+    let admin_socket = bind(config.server.admin_listen).await?;
+    let (listen, admin) = (socket.local_addr()?, admin_socket.local_addr()?);
+    let advertise = config.server.advertise.clone().unwrap_or_else(|| reachable(listen));
+    let published = Published { advertise, nickname: config.server.nickname.clone() };
+    data.publish(&published)?;
+    let accounts = Accounts::new(db.clone(), &data, identity.clone(), published);
+    let handout = first_account(&data, &accounts).await?;
+
+    let store = Arc::new(Store::new(Arc::new(db.clone()), Arc::new(backend), Entropy::from_os(), options(&config)));
+    store.refresh_space().await?;
+    let accountant = Arc::new(Accountant::open(Arc::new(db)).await?);
+    let metrics = Arc::new(Metrics::default());
+    let gbs = Gbs::new(store.clone(), accountant.clone(), limits(&config, &data), metrics.clone());
+    let ready = Arc::new(AtomicBool::new(true));
+    let stop = CancellationToken::new();
+    let deadlines = Deadlines {
+        header: Duration::from_secs(config.limits.header_timeout_seconds),
+        idle: Duration::from_secs(config.limits.idle_timeout_seconds),
+        stall: Duration::from_secs(config.limits.stall_timeout_seconds),
+    };
+    let clients = Listener {
+        handler: Arc::new(gbs.clone()),
+        tls: Some(TlsAcceptor::from(Arc::new(identity.tls_config()?))),
+        deadlines,
+        connections_max: config.limits.connections_max,
+        metrics: metrics.clone(),
+    };
+    let admin_listener = Listener {
+        handler: Arc::new(Admin::new(metrics.clone(), ready.clone())),
+        tls: None,
+        deadlines,
+        connections_max: ADMIN_CONNECTIONS_MAX,
+        metrics: Arc::new(Metrics::default()),
+    };
+    let sweep_seconds = SWEEP_SECONDS.min(u64::from(config.uploads.idle_timeout_seconds).div_ceil(2));
+    let background = [
+        tokio::spawn(keep_fresh(store.clone(), accountant, metrics.clone(), stop.clone())),
+        tokio::spawn(keep_clean(store, metrics, sweep_seconds, stop.clone())),
+        tokio::spawn(admin_listener.run(admin_socket, stop.clone())),
+    ];
+    let stopping = stop.clone();
+    let server = tokio::spawn(async move {
+        let gone = stopping.clone();
+        let drain = async {
+            gone.cancelled().await;
+            ready.store(false, Ordering::Relaxed);
+            gbs.drain();
+        };
+        let ended = async {
+            tokio::join!(clients.run(socket, stopping), drain);
+            gbs.finish().await;
+            for task in background {
+                drop(task.await);
+            }
+        };
+        let limit = async {
+            gone.cancelled().await;
+            tokio::time::sleep(Duration::from_secs(DRAIN_SECONDS)).await;
+        };
+        tokio::select! {
+            () = ended => {}
+            () = limit => tracing::warn!("some requests did not end in time"),
+        }
+        drop(lock);
+    });
+    Ok(Running { handout, listen, admin, stop, server })
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// What to tell clients when nobody said: the address bound, or loopback where that is "all addresses".
+fn reachable(listen: SocketAddr) -> String {
+    if listen.ip().is_unspecified() { format!("127.0.0.1:{}", listen.port()) } else { listen.to_string() }
+}
+
+const fn options(config: &Config) -> StoreOptions {
+    StoreOptions {
+        upload_idle_seconds: config.uploads.idle_timeout_seconds as i64,
+        immutable_share_max_bytes: config.limits.immutable_share_max.0,
+        mutable_share_max_bytes: config.limits.mutable_share_max.0,
+        object_max_bytes: 64 << 20,
+        reserved_bytes: config.storage.reserved_space.0,
+    }
+}
+
+fn limits(config: &Config, data: &DataDir) -> Limits {
+    Limits {
+        body: BodyLimits {
+            stall: Duration::from_secs(config.limits.stall_timeout_seconds),
+            bytes_per_second_min: config.limits.body_bytes_per_second_min,
+        },
+        read_test_write_body_max: config.limits.read_test_write_body_max.0,
+        spool: data.path().join("tmp"),
+    }
+}
+
+/// A new server begins with one account, so that a newcomer has something to use. One that was deleted stays deleted.
+async fn first_account<L: LeaseDb>(data: &DataDir, accounts: &Accounts<L>) -> anyhow::Result<Option<Handout>> {
+    if !data.accounts_folder().exists() && accounts.find(FIRST_ACCOUNT).await.is_err() {
+        return accounts.create(FIRST_ACCOUNT, AccountChange::default()).await.map(Some);
+    }
+    // The address may have changed since the files were written.
+    let mut first = None;
+    for (account, _) in accounts.list().await? {
+        if let Some(handout) = rewrite(accounts, &account) {
+            first = first.or(Some(handout));
+        }
+    }
+    Ok(first)
+}
+
+fn rewrite<L: LeaseDb>(accounts: &Accounts<L>, account: &Account) -> Option<Handout> {
+    accounts.hand_out(account).ok()
+}
+
+async fn every(seconds: u64, stop: &CancellationToken) -> bool {
+    tokio::select! {
+        () = stop.cancelled() => false,
+        () = tokio::time::sleep(Duration::from_secs(seconds)) => true,
+    }
+}
+
+/// Keeps what is answered from memory up to date.
+async fn keep_fresh<L: LeaseDb, B: Backend>(
+    store: Arc<Store<L, B>>,
+    accountant: Arc<Accountant<L>>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    while every(REFRESH_SECONDS, &stop).await {
+        if let Err(error) = accountant.refresh().await {
+            metrics.background_failures.inc();
+            tracing::warn!(%error, "cannot refresh accounts");
+        }
+        if let Err(error) = store.refresh_space().await {
+            metrics.background_failures.inc();
+            tracing::warn!(%error, "cannot measure free space");
+        }
+        metrics.backend_available_bytes.set(store.backend_available_bytes());
+    }
+}
+
+/// Ends overdue uploads and deletes due garbage.
+async fn keep_clean<L: LeaseDb, B: Backend>(
+    store: Arc<Store<L, B>>,
+    metrics: Arc<Metrics>,
+    seconds: u64,
+    stop: CancellationToken,
+) {
+    loop {
+        match store.sweep().await {
+            Ok(swept) => {
+                metrics.uploads_expired.inc_by(swept.uploads_ended);
+                metrics.objects_deleted.inc_by(swept.objects_deleted);
+            }
+            Err(error) => {
+                metrics.background_failures.inc();
+                tracing::warn!(%error, "cleaning up failed and will be tried again");
+            }
+        }
+        if !every(seconds, &stop).await {
+            return;
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Runs operations against the store and the plain model side by side.
+
+use std::collections::{BTreeMap, HashSet};
+
+use leasehold_core::chunk::ObjectName;
+use leasehold_core::testing::faulty::{Fault, Report, Site};
+
+use super::operation::{INDEXES, Operation, Struck};
+use super::plain::{Answer, Key, Plain, promise};
+use super::world::World;
+
+/// A run: the store under test, what it ought to be, and how it came to that.
+pub struct Run {
+    pub world: World,
+    pub plain: Plain,
+    /// Until when leases were promised.
+    promises: BTreeMap<(Key, usize), i64>,
+    /// Objects of operations that died, or whose outcome nobody knows: they may be left over.
+    excused: HashSet<ObjectName>,
+    trace: Vec<String>,
+}
+
+impl Run {
+    /// Nothing has happened yet.
+    pub async fn new() -> Self {
+        Self {
+            world: World::new().await,
+            plain: Plain::default(),
+            promises: BTreeMap::new(),
+            excused: HashSet::new(),
+            trace: Vec::new(),
+        }
+    }
+
+    /// What has happened, one operation a line.
+    pub fn trace(&self) -> String {
+        self.trace.join("\n")
+    }
+
+    /// Runs one operation and compares.
+    ///
+    /// # Errors
+    /// Says what differs.
+    pub async fn step(&mut self, (operation, plan): &Struck) -> Result<Report, String> {
+        let now = self.world.now();
+        self.world.arrange(operation).await;
+        let outcomes = self.plain.outcomes(operation, &self.world.settings, now);
+        self.world.faults.begin(operation.name(), *plan);
+        let result = self.world.faults.run(self.world.run(operation, &self.plain)).await;
+        let report = self.world.faults.end();
+        let answer = match result {
+            Some(result) => Some(self.world.answer(result).await?),
+            None => None,
+        };
+        self.trace.push(format!("{operation:?} [{}] -> {}", told(&report), short(&answer)));
+        if report.struck.is_some() && matches!(operation, Operation::RefreshSpace) {
+            self.world.refresh_space().await;
+        }
+        self.excuse(&report);
+        if answer.is_none() {
+            self.world.restart().await;
+        }
+        let (seen, ends) = self.world.observe().await?;
+        self.compare(operation, &report, answer.as_ref(), outcomes, &seen, now)?;
+        self.plain = seen;
+        self.world.check_usage(&self.plain).await?;
+        self.check_promises(operation, answer.as_ref(), &ends, now)?;
+        Ok(report)
+    }
+
+    fn excuse(&mut self, report: &Report) {
+        let Some((site, fault)) = report.struck else { return };
+        let unknown = fault.is_crash() || (fault == Fault::ErrorAfter && matches!(site, Site::Db(_)));
+        if unknown || site == Site::Db("discard_objects") {
+            self.excused.extend(report.puts.iter().copied());
+        }
+    }
+
+    fn compare(
+        &self,
+        operation: &Operation,
+        report: &Report,
+        answer: Option<&Answer>,
+        outcomes: Vec<(Answer, Plain)>,
+        seen: &Plain,
+        now: i64,
+    ) -> Result<(), String> {
+        if let Some(answer) = answer
+            && outcomes.iter().any(|(right, after)| right == answer && after == seen)
+        {
+            return Ok(());
+        }
+        let failed = matches!(answer, None | Some(Answer::Refused("LeaseDb" | "Backend")));
+        if report.struck.is_some() && failed {
+            // Ambiguous: all of it or nothing, and what it is from now on is what is seen now.
+            let whole = outcomes.iter().any(|(_, after)| after == seen);
+            if whole || *seen == self.plain || self.plain.admits_part(operation, now, seen) {
+                return Ok(());
+            }
+            return Err(format!("half done: {}", difference(&self.plain, &outcomes[0].1, seen)));
+        }
+        let (right, after) = &outcomes[0];
+        let right = short(&Some(right.clone()));
+        Err(format!("answered {}, {right} is right; {}", short(&answer.cloned()), difference(&self.plain, after, seen)))
+    }
+
+    fn check_promises(
+        &mut self,
+        operation: &Operation,
+        answer: Option<&Answer>,
+        ends: &BTreeMap<(Key, usize), i64>,
+        now: i64,
+    ) -> Result<(), String> {
+        if let Some(answer) = answer {
+            for lease in self.plain.promised(operation, answer) {
+                self.promises.insert(lease, promise(now));
+            }
+        }
+        self.promises.retain(|(key, _), _| self.plain.shares.contains_key(key));
+        for (lease, promised) in &self.promises {
+            match ends.get(lease) {
+                Some(end) if end >= promised => {}
+                end => return Err(format!("the lease {lease:?} was promised until {promised}, it ends {end:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets all deadlines and graces pass: nothing is reserved then, nothing is left over, nothing is lost.
+    ///
+    /// # Errors
+    /// Says what is left, or lost.
+    pub async fn finish(&mut self) -> Result<usize, String> {
+        for _ in 0..3 {
+            self.world.clock.advance(9 * 86_400);
+            self.world.sweep().await?;
+        }
+        let (seen, _) = self.world.observe().await?;
+        self.plain.uploads.clear();
+        if seen != self.plain {
+            return Err(format!("after the last sweep: {}", difference(&self.plain, &self.plain, &seen)));
+        }
+        self.world.check_usage(&seen).await?;
+        let (count, left) = self.world.unnamed(&self.excused).await?;
+        let left: Vec<String> = left.iter().map(ToString::to_string).collect();
+        if left.is_empty() { Ok(count) } else { Err(format!("left over: {left:?}")) }
+    }
+}
+
+/// Runs all operations on a new world.
+///
+/// # Errors
+/// The trace and what went wrong at its end.
+pub async fn run_all(operations: &[Struck]) -> Result<usize, String> {
+    let mut run = Run::new().await;
+    for operation in operations {
+        if let Err(error) = run.step(operation).await {
+            return Err(format!("{}\n{error}", run.trace()));
+        }
+    }
+    run.finish().await.map_err(|error| format!("{}\n{error}", run.trace()))
+}
+
+/// Leaves out operations as long as the run still fails, for a bounded number of tries.
+pub async fn shorten(mut operations: Vec<Struck>, mut failure: String) -> (Vec<Struck>, String) {
+    let mut tries = 0;
+    let mut length = operations.len().div_ceil(2);
+    while length > 0 && tries < 300 {
+        let mut at = 0;
+        while at < operations.len() && tries < 300 {
+            let mut fewer = operations.clone();
+            fewer.drain(at..(at + length).min(operations.len()));
+            tries += 1;
+            match run_all(&fewer).await {
+                Err(error) => (operations, failure) = (fewer, error),
+                Ok(_) => at += length,
+            }
+        }
+        length = if length == 1 { 0 } else { length.div_ceil(2) };
+    }
+    (operations, failure)
+}
+
+fn told(report: &Report) -> String {
+    let calls = report.calls.iter().map(|site| match site {
+        Site::Db(method) | Site::Backend(method) => *method,
+    });
+    let calls: Vec<&str> = calls.collect();
+    match report.struck {
+        Some((_, fault)) => format!("{} {fault:?}", calls.join(" ")),
+        None => calls.join(" "),
+    }
+}
+
+fn short(answer: &Option<Answer>) -> String {
+    let Some(answer) = answer else { return "(died)".to_owned() };
+    let text = format!("{answer:?}");
+    if text.len() > 160 { format!("{}…", &text.chars().take(160).collect::<String>()) } else { text }
+}
+
+/// Where the state seen differs from both what was and what ought to be.
+fn difference(before: &Plain, after: &Plain, seen: &Plain) -> String {
+    let mut lines = Vec::new();
+    for key in (0..INDEXES).flat_map(|index| (0..=u8::MAX).map(move |number| (index, number))) {
+        let of = |plain: &Plain| {
+            let share = plain.shares.get(&key).map(|s| {
+                (s.kind, s.bytes.len(), s.bytes.iter().take(12).copied().collect::<Vec<_>>(), s.leases.clone())
+            });
+            let upload = plain.uploads.get(&key).map(|upload| {
+                let known = upload.bytes.iter().filter(|byte| byte.is_some()).count();
+                (upload.account, upload.deadline, upload.bytes.len(), known)
+            });
+            format!("{share:?} {upload:?}")
+        };
+        if of(seen) != of(after) {
+            lines.push(format!("{key:?}: was {}, ought to be {}, is {}", of(before), of(after), of(seen)));
+        }
+    }
+    if seen.enablers != after.enablers {
+        lines.push(format!("enablers: {:?}, {:?}, {:?}", before.enablers, after.enablers, seen.enablers));
+    }
+    if lines.is_empty() && seen != after { "bytes differ".to_owned() } else { lines.join("; ") }
+}
