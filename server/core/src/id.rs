@@ -236,7 +236,7 @@ mod tests {
         ] {
             assert!(bad.parse::<StorageIndex>().is_err(), "{bad}");
         }
-        for good in "acegikmoqsuwy246".chars() {
+        for good in "aeimquy4".chars() {
             let text = format!("{}{good}", "a".repeat(25));
             assert_eq!(text.parse::<StorageIndex>().expect("allowed last character").to_string(), text);
         }

@@ -4,3 +4,4 @@ mod contract_backend;
 mod contract_leasedb;
 mod model;
 mod places;
+mod store;
