@@ -24,8 +24,8 @@ const PAGE: u32 = 500;
 /// What an account's owner is handed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Handout {
-    /// The account's number.
-    pub account_id: u32,
+    /// The account's number; opaque to programs.
+    pub account_id: String,
     /// The account's name.
     pub name: String,
     /// Address for clients that speak HTTPS.
@@ -194,7 +194,7 @@ impl<L: LeaseDb> Accounts<L> {
             .with_context(|| format!("cannot write {}", servers_yaml.display()))?;
         let servers_yaml = fs::canonicalize(&servers_yaml)?;
         let nurl = nurls.swap_remove(0);
-        Ok(Handout { account_id: account.id.get(), name: account.name.clone(), nurl, furl, servers_yaml })
+        Ok(Handout { account_id: account.id.to_string(), name: account.name.clone(), nurl, furl, servers_yaml })
     }
 
     fn nurl(&self, swissnum: &str) -> String {

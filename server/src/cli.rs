@@ -325,7 +325,7 @@ async fn run_account(command: AccountCommand) -> anyhow::Result<ExitCode> {
         }
         AccountCommand::Delete { name, common } => {
             let account = open_accounts(&common)?.delete(&name).await?;
-            let json = json!({ "account_id": account.id.get(), "name": name, "state": "closed" });
+            let json = json!({ "account_id": account.id.to_string(), "name": name, "state": "closed" });
             common.output.print(&json, || format!("account {name} is closed; its leases stay until they lapse"));
         }
     }

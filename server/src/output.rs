@@ -47,7 +47,7 @@ pub fn time_text(at: Timestamp) -> String {
 /// An account and its usage for programs.
 pub fn account_json(account: &Account, usage: &Usage) -> Value {
     json!({
-        "account_id": account.id.get(),
+        "account_id": account.id.to_string(),
         "name": account.name,
         "state": account.state.as_str(),
         "used_bytes": usage.used_bytes,
