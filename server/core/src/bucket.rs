@@ -11,7 +11,8 @@ use crate::locator::{Extent, Locator, LocatorError};
 use crate::range::{RangeSet, intersection};
 use crate::secret::SecretHash;
 
-/// A SHA-256 over the bytes of one store object.
+/// A BLAKE3 hash over the bytes of one store object: as strong as SHA-256, at a fraction of its cost for every byte that
+/// is uploaded.
 pub type Digest = [u8; 32];
 
 /// Bytes that an upload has received and the object that holds them.

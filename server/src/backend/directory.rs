@@ -1,22 +1,26 @@
 //! A directory as a backend: one file for each store object, under the object's name.
 //!
 //! A file is written under a temporary name, synced, renamed to its own name without ever replacing another, and its
-//! folder is synced; a folder made for it is synced into its parent first. So what `put` acknowledged survives a power
-//! cut, and a name has all bytes or none.
+//! folder is synced, together with folders made for it. So what `put` acknowledged survives a power cut, and a name has
+//! all bytes or none. One thread ([`publish`]) does all of that for many files at once.
 
-use std::collections::HashMap;
+mod publish;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt};
 use leasehold_core::backend::{Backend, BackendError, ByteStream, ListPage, ListedObject};
 use leasehold_core::chunk::ObjectName;
+
+use publish::{Publisher, Temporary};
 
 /// Bytes gathered before they are written, and read at once.
 const BLOCK_BYTES: usize = 128 << 10;
@@ -32,7 +36,7 @@ struct Inner {
     root: PathBuf,
     temporary: PathBuf,
     next_temporary: AtomicU64,
-    making: Making,
+    publisher: Publisher,
 }
 
 impl DirectoryBackend {
@@ -44,11 +48,9 @@ impl DirectoryBackend {
         let temporary = root.join("tmp");
         fs::create_dir_all(&temporary)?;
         fs::create_dir_all(root.join("shares"))?;
-        // Folders that an earlier process made and did not live to sync count as durable from here on.
-        rustix::fs::syncfs(File::open(root)?)?;
         remove_old(&temporary)?;
-        let inner =
-            Inner { root: root.to_owned(), temporary, next_temporary: AtomicU64::new(0), making: Making::default() };
+        let publisher = Publisher::start(root)?;
+        let inner = Inner { root: root.to_owned(), temporary, next_temporary: AtomicU64::new(0), publisher };
         Ok(Self(Arc::new(inner)))
     }
 }
@@ -64,109 +66,12 @@ fn remove_old(temporary: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Folders that are being made: whoever puts something into one waits until it is durable itself (`review.md` D1).
-#[derive(Debug, Default)]
-struct Making {
-    folders: Mutex<HashMap<PathBuf, usize>>,
-    done: Condvar,
-}
-
-impl Making {
-    fn begin(&self, folder: &Path) {
-        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        *folders.entry(folder.to_owned()).or_default() += 1;
-    }
-
-    fn end(&self, folder: &Path) {
-        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = folders.get_mut(folder) {
-            *count -= 1;
-            if *count == 0 {
-                folders.remove(folder);
-            }
-        }
-        self.done.notify_all();
-    }
-
-    fn wait(&self, folder: &Path) {
-        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        while folders.contains_key(folder) {
-            folders = self.done.wait(folders).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-/// A file under its temporary name; removed unless it was renamed.
-struct Temporary {
-    path: PathBuf,
-    file: File,
-    renamed: bool,
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.renamed {
-            drop(fs::remove_file(&self.path));
-        }
-    }
-}
-
 impl Inner {
     fn create_temporary(&self) -> io::Result<Temporary> {
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let path = self.temporary.join(format!("{}-{number}", std::process::id()));
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
         Ok(Temporary { path, file, renamed: false })
-    }
-
-    /// Makes the bytes durable under their name.
-    fn publish(&self, mut temporary: Temporary, name: &str) -> io::Result<()> {
-        temporary.file.sync_data()?;
-        let path = self.root.join(name);
-        let folder = path.parent().expect("object names have folders").to_owned();
-        for _ in 0..16 {
-            match rename_new(&temporary.path, &path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.make_folder(&folder)?,
-                Err(error) => return Err(error),
-                Ok(()) => {
-                    temporary.renamed = true;
-                    break;
-                }
-            }
-        }
-        if !temporary.renamed {
-            return Err(io::Error::other("the object's folder keeps vanishing"));
-        }
-        if let Some(parent) = folder.parent() {
-            self.making.wait(parent);
-        }
-        self.making.wait(&folder);
-        File::open(&folder)?.sync_all()
-    }
-
-    /// Makes a folder and those above it; they are durable when this returns.
-    fn make_folder(&self, folder: &Path) -> io::Result<()> {
-        if folder == self.root {
-            return Ok(());
-        }
-        let parent = folder.parent().unwrap_or(&self.root);
-        self.making.begin(folder);
-        let made = (|| match fs::create_dir(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.make_folder(parent)?;
-                match fs::create_dir(folder) {
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                    made => made,
-                }?;
-                File::open(parent)?.sync_all()
-            }
-            // Somebody else made it: synced again, because who made it may not have got there yet.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => File::open(parent)?.sync_all(),
-            Err(error) => Err(error),
-            Ok(()) => File::open(parent)?.sync_all(),
-        })();
-        self.making.end(folder);
-        made
     }
 
     fn delete(&self, name: &str) -> io::Result<()> {
@@ -187,19 +92,6 @@ impl Inner {
         let mut walk = Walk { prefix, after, max, page: &mut page };
         walk.folder(&self.root.join("shares"), "shares/")?;
         Ok(page)
-    }
-}
-
-/// Renames without replacing: names are never reused, so a taken one is a bug that must not destroy bytes.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags};
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // File systems without that flag: a hard link never replaces either.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
-        renamed => Ok(renamed?),
     }
 }
 
@@ -281,17 +173,20 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
     }
 }
 
-/// Gathers the next block of a body; at least [`BLOCK_BYTES`] unless the body ends, and then a flag that it ended.
+/// Gathers the next block of a body: what has arrived, up to about [`BLOCK_BYTES`], so that a slow body holds no memory
+/// while it is waited for. The flag tells that the body has ended.
 async fn next_block(body: &mut ByteStream) -> Result<(Vec<Bytes>, bool), BackendError> {
     let (mut block, mut length) = (Vec::new(), 0);
     while length < BLOCK_BYTES {
-        match body.next().await {
-            Some(bytes) => {
+        let next = if block.is_empty() { Some(body.next().await) } else { body.next().now_or_never() };
+        match next {
+            Some(Some(bytes)) => {
                 let bytes = bytes.map_err(BackendError::Source)?;
                 length += bytes.len();
                 block.push(bytes);
             }
-            None => return Ok((block, true)),
+            Some(None) => return Ok((block, true)),
+            None => break,
         }
     }
     Ok((block, false))
@@ -308,36 +203,27 @@ fn write_all(file: &mut File, block: &[Bytes]) -> io::Result<u64> {
 
 impl Backend for DirectoryBackend {
     async fn put(&self, name: &ObjectName, length_bytes: u64, mut body: ByteStream) -> Result<(), BackendError> {
-        let name = name.to_string();
         let mut state: Option<(Temporary, u64)> = None;
         loop {
             let (block, ended) = next_block(&mut body).await?;
             let inner = self.0.clone();
-            let name = ended.then(|| name.clone());
-            state = blocking(move || {
+            let (temporary, written) = blocking(move || {
                 let (mut temporary, mut written) = match state {
                     Some(state) => state,
                     None => (inner.create_temporary()?, 0),
                 };
                 written += write_all(&mut temporary.file, &block)?;
-                match name {
-                    Some(_) if written != length_bytes => {
-                        Err(io::Error::new(io::ErrorKind::InvalidData, "the body has not the announced length"))
-                    }
-                    Some(name) => inner.publish(temporary, &name).map(|()| None),
-                    None => Ok(Some((temporary, written))),
-                }
+                Ok((temporary, written))
             })
-            .await
-            .map_err(|error| match error {
-                BackendError::Unavailable(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    BackendError::Source(error)
-                }
-                other => other,
-            })?;
-            if ended {
-                return Ok(());
+            .await?;
+            if written > length_bytes || (ended && written != length_bytes) {
+                let error = io::Error::new(io::ErrorKind::InvalidData, "the body has not the announced length");
+                return Err(BackendError::Source(error));
             }
+            if ended {
+                return self.0.publisher.publish(temporary, name.to_string()).await.map_err(backend_error);
+            }
+            state = Some((temporary, written));
         }
     }
 

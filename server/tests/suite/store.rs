@@ -32,9 +32,8 @@ async fn overlap(second: Vec<u8>) -> (Site, Result<Written, StoreError>, Result<
     let (slow, fast) = (site.pod(held), site.pod(site.objects.clone()));
     let share = share_id(1, 0);
     slow.allocate(&alice, share, 100).await;
-    let writing = tokio::spawn(async move {
-        slow.store.write_bucket(share, &upload_secret(1), 40..80, body(&second)).await
-    });
+    let writing =
+        tokio::spawn(async move { slow.store.write_bucket(share, &upload_secret(1), 40..80, body(&second)).await });
     gate.stored().await;
     let first = fast.store.write_bucket(share, &upload_secret(1), 0..60, body(&pattern(0..60))).await;
     gate.open();
@@ -254,8 +253,7 @@ async fn a12_an_abort_beside_a_write_leaves_no_chunk_and_no_object() {
     let (slow, fast, share) = (site.pod(held), site.pod(site.objects.clone()), share_id(1, 0));
     fast.allocate(&alice, share, 100).await;
     let bytes = body(&pattern(0..50));
-    let writing =
-        tokio::spawn(async move { slow.store.write_bucket(share, &upload_secret(1), 0..50, bytes).await });
+    let writing = tokio::spawn(async move { slow.store.write_bucket(share, &upload_secret(1), 0..50, bytes).await });
     gate.stored().await;
     fast.store.abort_bucket(share, &upload_secret(1)).await.expect("aborted");
     fast.allocate(&alice, share, 60).await;
@@ -482,9 +480,9 @@ async fn b9_concurrent_appends_to_one_slot_are_all_there() {
         let (pod, alice) = (site.pod(site.objects.clone()), alice.clone());
         tokio::spawn(async move {
             for round in 0..5 {
-                let write = leasehold_core::slot::WriteVector { offset: (writer * 5 + round) * 3, length: 3, source: 0 };
-                let vectors =
-                    leasehold_core::slot::ShareVectors { writes: vec![write], ..Default::default() };
+                let write =
+                    leasehold_core::slot::WriteVector { offset: (writer * 5 + round) * 3, length: 3, source: 0 };
+                let vectors = leasehold_core::slot::ShareVectors { writes: vec![write], ..Default::default() };
                 let payload = Bytes::from(vec![writer as u8 * 5 + round as u8 + 1; 3]);
                 let request = one_share(0, vectors);
                 let enabler = enabler(1);

@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use futures_util::stream::{self, Stream, StreamExt};
-use sha2::{Digest as _, Sha256};
 
 use super::StoreError;
 use crate::backend::ByteStream;
@@ -44,7 +43,7 @@ pub(super) fn store_error(error: io::Error) -> StoreError {
 struct State {
     body: ByteStream,
     rest: Bytes,
-    hasher: Sha256,
+    hasher: blake3::Hasher,
 }
 
 /// A body that is handed out run by run.
@@ -53,7 +52,7 @@ pub(super) struct Body(Arc<Mutex<State>>);
 
 impl Body {
     pub(super) fn new(body: ByteStream) -> Self {
-        Self(Arc::new(Mutex::new(State { body, rest: Bytes::new(), hasher: Sha256::new() })))
+        Self(Arc::new(Mutex::new(State { body, rest: Bytes::new(), hasher: blake3::Hasher::new() })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -62,13 +61,13 @@ impl Body {
 
     /// The next `length` bytes as a stream; ends with an error if the body is shorter.
     pub(super) fn take(&self, length: u64) -> ByteStream {
-        self.state().hasher = Sha256::new();
+        self.state().hasher = blake3::Hasher::new();
         Take { body: self.clone(), left: length }.boxed()
     }
 
     /// The digest of what the last [`take`](Self::take) gave out.
     pub(super) fn digest(&self) -> Digest {
-        self.state().hasher.clone().finalize().into()
+        self.state().hasher.finalize().into()
     }
 
     /// Whether nothing is left.

@@ -90,7 +90,7 @@ CREATE TABLE upload_chunks (
   begin_off INTEGER NOT NULL,
   end_off INTEGER NOT NULL CHECK (end_off > begin_off),
   object BLOB NOT NULL,  -- a locator of this one extent
-  digest BLOB CHECK (digest IS NULL OR length(digest) = 32),  -- SHA-256 where the row covers its whole object
+  digest BLOB CHECK (digest IS NULL OR length(digest) = 32),  -- BLAKE3 where the row covers its whole object
   PRIMARY KEY (si, shnum, begin_off),
   FOREIGN KEY (si, shnum) REFERENCES uploads (si, shnum)
 ) STRICT, WITHOUT ROWID;

@@ -169,12 +169,11 @@ fn connect(path: &Path, read_only: bool) -> rusqlite::Result<Connection> {
 fn read_loop(connection: &Connection, reads: &Receiver<Read>, clock: &dyn Clock, terms: LeaseTerms) {
     while let Ok(read) = reads.recv() {
         // A transaction, so that all statements of one piece of work see one snapshot.
-        let begun = connection.execute_batch("BEGIN");
-        if let Err(error) = &begun {
+        if let Err(error) = run(connection, "BEGIN") {
             tracing::warn!(%error, "a read could not begin");
         }
         read(&Tx { connection, now: clock.now(), terms });
-        drop(connection.execute_batch("ROLLBACK"));
+        drop(run(connection, "COMMIT"));
     }
 }
 
@@ -186,11 +185,11 @@ fn write_loop(connection: &Connection, writes: &Receiver<Write>, clock: &dyn Clo
         let mut finishes = Vec::with_capacity(batch.len());
         // A transaction that cannot begin fails each piece of work in its first statement; one that cannot commit is
         // told to all whose work was in it.
-        let begun = connection.execute_batch("BEGIN IMMEDIATE");
+        let begun = run(connection, "BEGIN IMMEDIATE");
         for write in batch.drain(..) {
             finishes.push(in_savepoint(connection, write, clock, terms, begun.is_ok()));
         }
-        let committed = begun.and_then(|()| connection.execute_batch("COMMIT")).map_err(|error| error.to_string());
+        let committed = begun.and_then(|()| run(connection, "COMMIT")).map_err(|error| error.to_string());
         if let Err(error) = &committed {
             tracing::error!(error, "a commit failed");
             if !connection.is_autocommit() {
@@ -203,6 +202,11 @@ fn write_loop(connection: &Connection, writes: &Receiver<Write>, clock: &dyn Clo
     }
 }
 
+/// Runs a statement that is prepared once.
+fn run(connection: &Connection, statement: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(statement).and_then(|mut prepared| prepared.execute([])).map(drop)
+}
+
 fn in_savepoint(connection: &Connection, write: Write, clock: &dyn Clock, terms: LeaseTerms, begun: bool) -> Finish {
     let tx = Tx { connection, now: clock.now(), terms };
     if !begun {
@@ -212,12 +216,12 @@ fn in_savepoint(connection: &Connection, write: Write, clock: &dyn Clock, terms:
         drop(connection.execute_batch("ROLLBACK TO work; RELEASE work"));
         return finish;
     }
-    let run = |statement: &str| connection.prepare_cached(statement).and_then(|mut s| s.execute([])).map(drop);
-    if let Err(error) = run("SAVEPOINT work") {
+    if let Err(error) = run(connection, "SAVEPOINT work") {
         tracing::error!(%error, "a savepoint failed");
     }
     let (ok, finish) = write(&tx);
-    let ended = if ok { Ok(()) } else { run("ROLLBACK TO work") }.and_then(|()| run("RELEASE work"));
+    let ended = if ok { Ok(()) } else { run(connection, "ROLLBACK TO work") };
+    let ended = ended.and_then(|()| run(connection, "RELEASE work"));
     match ended {
         Ok(()) => finish,
         Err(error) => {

@@ -81,7 +81,9 @@ impl Tx<'_> {
         if let Some(first) = superseded.first() {
             self.add_garbage(first.share, GarbageReason::Superseded, SUPERSEDED_GRACE_SECONDS, &superseded)?;
         }
-        self.end_slot_if_empty(request)?;
+        if request.changes.iter().any(|(_, change)| matches!(change, SlotChange::Remove)) {
+            self.end_slot_if_empty(request)?;
+        }
         Ok(CommitOutcome::Done)
     }
 

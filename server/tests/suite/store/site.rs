@@ -102,7 +102,8 @@ impl Site {
         }
         for listed in self.objects.list("", None, 10_000).await.expect("list").objects {
             let name: ObjectName = listed.name.parse().expect("one of ours");
-            let marker = matches!(name.object, StoreObject::SlotMarker { .. }) && slots.remove(&name.share.storage_index);
+            let marker =
+                matches!(name.object, StoreObject::SlotMarker { .. }) && slots.remove(&name.share.storage_index);
             assert!(marker || named.remove(&name), "{name} is left over");
         }
         assert!(named.is_empty(), "rows name what is not there: {named:?}");
@@ -151,8 +152,7 @@ impl<B: Backend> Pod<B> {
     pub async fn write_slot(&self, session: &Session, share: ShareId, bytes: &'static [u8]) {
         let request = one_share(share.number.get(), replaced(bytes.len() as u64));
         let payload = Bytes::from_static(bytes);
-        let written =
-            self.store.read_test_write(session, share.storage_index, &enabler(1), &request, &payload).await;
+        let written = self.store.read_test_write(session, share.storage_index, &enabler(1), &request, &payload).await;
         assert!(written.expect("written").success);
     }
 

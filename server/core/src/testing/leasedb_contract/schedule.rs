@@ -66,7 +66,7 @@ async fn rest<D: LeaseDb>(bench: &Bench<D>, account: AccountId, share: ShareId, 
         0 => {
             if let Some(upload) = bench.db.find_upload(share).await.expect("find_upload").1 {
                 let overdue_only = random.random_bool(0.5);
-                drop(bench.db.end_upload(share, upload.id, Vec::new(), overdue_only).await.expect("end_upload"));
+                bench.db.end_upload(share, upload.id, Vec::new(), overdue_only).await.expect("end_upload");
             }
         }
         1 => {

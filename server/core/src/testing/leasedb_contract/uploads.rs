@@ -1,5 +1,6 @@
 //! Uploads: `gbs.md` 8.1 to 8.4, `review.md` A2, A10, A12.
 #![allow(missing_docs, reason = "the names of the cases say it")]
+#![allow(clippy::single_range_in_vec_init, reason = "a list of ranges may have one")]
 
 use super::MakeLeaseDb;
 use super::bench::{Bench, IDLE_SECONDS, sets};

@@ -1,0 +1,183 @@
+//! Makes written files durable and gives them their names, many at a time.
+//!
+//! One thread does all of it, as the lease database's writer does for transactions: what waits while it syncs is taken
+//! into the next sync together. A file passes through two syncs, its bytes in the first and its name in the second; each
+//! sync serves the second step of the files before and the first step of those that follow. Where the file system is known
+//! to honour `syncfs`, one call serves any number of files; elsewhere, and for few files, each is synced by itself.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crossbeam_channel::{Receiver, Sender};
+use tokio::sync::oneshot;
+
+/// Files taken into one sync.
+const BATCH_MAX: usize = 1024;
+/// Up to this many files are synced one by one: cheaper, and undisturbed by what else the disk has to write.
+const SINGLY_MAX: usize = 2;
+/// Types of file system on which `syncfs` waits for the disk: ext4, XFS, Btrfs, and tmpfs, which has none.
+const SYNCFS_TYPES: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994];
+
+/// A file under its temporary name; removed unless it was renamed.
+#[derive(Debug)]
+pub(super) struct Temporary {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) renamed: bool,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.renamed {
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+struct Job {
+    temporary: Temporary,
+    name: String,
+    reply: oneshot::Sender<io::Result<()>>,
+}
+
+/// A file that has its name, but whose folders are not synced yet.
+struct Named {
+    folders: BTreeSet<PathBuf>,
+    reply: oneshot::Sender<io::Result<()>>,
+}
+
+/// Hands files to the publishing thread.
+#[derive(Debug)]
+pub(super) struct Publisher(Sender<Job>);
+
+impl Publisher {
+    /// Starts the thread for the files below `root`.
+    pub(super) fn start(root: &Path) -> io::Result<Self> {
+        let folder = File::open(root)?;
+        // Folders that an earlier process made and did not live to sync count as durable from here on.
+        rustix::fs::syncfs(&folder)?;
+        let kind = u64::try_from(rustix::fs::fstatfs(&folder)?.f_type).unwrap_or_default();
+        let whole = SYNCFS_TYPES.contains(&kind).then_some(folder);
+        let (sender, jobs) = crossbeam_channel::unbounded();
+        let thread = Thread { root: root.to_owned(), whole };
+        std::thread::Builder::new().name("publish".to_owned()).spawn(move || thread.run(&jobs))?;
+        Ok(Self(sender))
+    }
+
+    /// Makes the file durable under `name`, which no file has.
+    pub(super) async fn publish(&self, temporary: Temporary, name: String) -> io::Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = || io::Error::other("the publishing thread has stopped");
+        self.0.send(Job { temporary, name, reply }).map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+struct Thread {
+    root: PathBuf,
+    /// The root folder, where one `syncfs` serves all.
+    whole: Option<File>,
+}
+
+impl Thread {
+    fn run(&self, jobs: &Receiver<Job>) {
+        let mut named: Vec<Named> = Vec::new();
+        loop {
+            let mut arrived = Vec::new();
+            if named.is_empty() {
+                match jobs.recv() {
+                    Ok(job) => arrived.push(job),
+                    Err(_) => return,
+                }
+            }
+            arrived.extend(jobs.try_iter().take(BATCH_MAX));
+            let synced = self.sync(&arrived, &named);
+            for Named { reply, .. } in named.drain(..) {
+                // Whoever has gone needs no answer; the object stays and is nobody's.
+                drop(reply.send(copy(&synced)));
+            }
+            for Job { temporary, name, reply } in arrived {
+                match copy(&synced).and_then(|()| self.rename(temporary, &name)) {
+                    Ok(folders) => named.push(Named { folders, reply }),
+                    Err(error) => drop(reply.send(Err(error))),
+                }
+            }
+        }
+    }
+
+    fn sync(&self, arrived: &[Job], named: &[Named]) -> io::Result<()> {
+        if let Some(whole) = &self.whole
+            && arrived.len() + named.len() > SINGLY_MAX
+        {
+            return Ok(rustix::fs::syncfs(whole)?);
+        }
+        for job in arrived {
+            job.temporary.file.sync_data()?;
+        }
+        let folders: BTreeSet<&PathBuf> = named.iter().flat_map(|named| &named.folders).collect();
+        for folder in folders {
+            match File::open(folder) {
+                // Emptied by a delete, so the file it got its name for is gone as well.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                folder => folder?.sync_all()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the file its name; returns the folders that must be synced for the name to stay.
+    fn rename(&self, mut temporary: Temporary, name: &str) -> io::Result<BTreeSet<PathBuf>> {
+        let path = self.root.join(name);
+        let folder = path.parent().unwrap_or(&self.root);
+        let mut folders = BTreeSet::from([folder.to_owned()]);
+        // A folder may be emptied and vanish at any moment: it is made again (`review.md` D1).
+        for _ in 0..16 {
+            match rename_new(&temporary.path, &path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.make_folder(folder, &mut folders)?,
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    temporary.renamed = true;
+                    return Ok(folders);
+                }
+            }
+        }
+        Err(io::Error::other("the object's folder keeps vanishing"))
+    }
+
+    fn make_folder(&self, folder: &Path, folders: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+        let Some(parent) = folder.parent().filter(|_| folder != self.root) else { return Ok(()) };
+        folders.insert(parent.to_owned());
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_folder(parent, folders)?;
+                fs::create_dir(folder)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made,
+        }
+    }
+}
+
+fn copy(result: &io::Result<()>) -> io::Result<()> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error
+            .raw_os_error()
+            .map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)),
+    }
+}
+
+/// Renames without replacing: names are never reused, so a taken one is a bug that must not destroy bytes.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags};
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // File systems without that flag: a hard link never replaces either.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        renamed => Ok(renamed?),
+    }
+}
