@@ -11,7 +11,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,8 +22,12 @@ use leasehold_core::chunk::ObjectName;
 
 use publish::{Publisher, Temporary};
 
-/// Bytes gathered before they are written, and read at once.
-const BLOCK_BYTES: usize = 128 << 10;
+/// Most bytes gathered before they are written, and read at once.
+const BLOCK_BYTES_MAX: usize = 128 << 10;
+/// Fewest of them, however many bodies are on their way.
+const BLOCK_BYTES_MIN: usize = 16 << 10;
+/// What the blocks of all bodies on their way may come to, in bytes.
+const BLOCKS_BYTES: usize = 24 << 20;
 /// Temporary files of dead processes are removed when they are this old.
 const TEMPORARY_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -37,6 +41,28 @@ struct Inner {
     temporary: PathBuf,
     next_temporary: AtomicU64,
     publisher: Publisher,
+    bodies: AtomicUsize,
+}
+
+/// A body on its way in or out; the more there are, the smaller the block that each may hold.
+struct OnTheWay(Arc<Inner>);
+
+impl OnTheWay {
+    fn new(inner: &Arc<Inner>) -> Self {
+        inner.bodies.fetch_add(1, Ordering::Relaxed);
+        Self(inner.clone())
+    }
+
+    fn block_bytes(&self) -> usize {
+        let bodies = self.0.bodies.load(Ordering::Relaxed).max(1);
+        (BLOCKS_BYTES / bodies).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX)
+    }
+}
+
+impl Drop for OnTheWay {
+    fn drop(&mut self) {
+        self.0.bodies.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl DirectoryBackend {
@@ -50,7 +76,13 @@ impl DirectoryBackend {
         fs::create_dir_all(root.join("shares"))?;
         remove_old(&temporary)?;
         let publisher = Publisher::start(root)?;
-        let inner = Inner { root: root.to_owned(), temporary, next_temporary: AtomicU64::new(0), publisher };
+        let inner = Inner {
+            root: root.to_owned(),
+            temporary,
+            next_temporary: AtomicU64::new(0),
+            publisher,
+            bodies: AtomicUsize::new(0),
+        };
         Ok(Self(Arc::new(inner)))
     }
 }
@@ -173,11 +205,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
     }
 }
 
-/// Gathers the next block of a body: what has arrived, up to about [`BLOCK_BYTES`], so that a slow body holds no memory
+/// Gathers the next block of a body: what has arrived, up to about `max` bytes, so that a slow body holds no memory
 /// while it is waited for. The flag tells that the body has ended.
-async fn next_block(body: &mut ByteStream) -> Result<(Vec<Bytes>, bool), BackendError> {
+async fn next_block(body: &mut ByteStream, max: usize) -> Result<(Vec<Bytes>, bool), BackendError> {
     let (mut block, mut length) = (Vec::new(), 0);
-    while length < BLOCK_BYTES {
+    while length < max {
         let next = if block.is_empty() { Some(body.next().await) } else { body.next().now_or_never() };
         match next {
             Some(Some(bytes)) => {
@@ -203,9 +235,10 @@ fn write_all(file: &mut File, block: &[Bytes]) -> io::Result<u64> {
 
 impl Backend for DirectoryBackend {
     async fn put(&self, name: &ObjectName, length_bytes: u64, mut body: ByteStream) -> Result<(), BackendError> {
+        let way = OnTheWay::new(&self.0);
         let mut state: Option<(Temporary, u64)> = None;
         loop {
-            let (block, ended) = next_block(&mut body).await?;
+            let (block, ended) = next_block(&mut body, way.block_bytes()).await?;
             let inner = self.0.clone();
             let (temporary, written) = blocking(move || {
                 let (mut temporary, mut written) = match state {
@@ -230,14 +263,15 @@ impl Backend for DirectoryBackend {
     async fn get(&self, name: &ObjectName, range: Range<u64>) -> Result<ByteStream, BackendError> {
         let text = name.to_string();
         let path = self.0.root.join(&text);
+        let way = OnTheWay::new(&self.0);
         let (file, first) = blocking(move || {
             let mut file = File::open(path)?;
             if range.start > 0 {
                 file.seek(SeekFrom::Start(range.start))?;
             }
-            let first = read_block(&mut file, range.end - range.start)?;
+            let first = read_block(&mut file, range.end - range.start, way.block_bytes())?;
             let left = range.end - range.start - first.len() as u64;
-            Ok(((file, left), first))
+            Ok(((file, left, way), first))
         })
         .await
         .map_err(|error| match error {
@@ -248,14 +282,16 @@ impl Backend for DirectoryBackend {
         if file.1 == 0 {
             return Ok(head.boxed());
         }
-        let rest = stream::try_unfold(file, |(mut file, left)| async move {
+        let rest = stream::try_unfold(file, |(mut file, left, way)| async move {
             if left == 0 {
                 return Ok(None);
             }
-            let read = tokio::task::spawn_blocking(move || read_block(&mut file, left).map(|bytes| (bytes, file)));
-            let (bytes, file) = read.await.map_err(io::Error::other)??;
+            let read = tokio::task::spawn_blocking(move || {
+                read_block(&mut file, left, way.block_bytes()).map(|bytes| (bytes, file, way))
+            });
+            let (bytes, file, way) = read.await.map_err(io::Error::other)??;
             let left = left - bytes.len() as u64;
-            Ok(Some((bytes, (file, left))))
+            Ok(Some((bytes, (file, left, way))))
         });
         Ok(head.chain(rest).boxed())
     }
@@ -280,9 +316,9 @@ impl Backend for DirectoryBackend {
     }
 }
 
-/// Reads a block of at most `left` bytes; a file that ends too early is an error, never a short answer.
-fn read_block(file: &mut File, left: u64) -> io::Result<Bytes> {
-    let length = usize::try_from(left).unwrap_or(usize::MAX).min(BLOCK_BYTES);
+/// Reads a block of at most `left` and `max` bytes; a file that ends too early is an error, never a short answer.
+fn read_block(file: &mut File, left: u64, max: usize) -> io::Result<Bytes> {
+    let length = usize::try_from(left).unwrap_or(usize::MAX).min(max);
     let mut block = vec![0; length];
     file.read_exact(&mut block)?;
     Ok(block.into())

@@ -28,7 +28,7 @@ use guard::{GuardedStream, Phase};
 /// Connections beyond the limit that are still told so with a 503 instead of being dropped.
 const REFUSALS_MAX: usize = 64;
 /// Large enough for a few TLS records, small enough for hundreds of connections.
-const BUFFER_BYTES: usize = 64 << 10;
+const BUFFER_BYTES: usize = 32 << 10;
 
 /// How long a connection may take for what.
 #[derive(Clone, Copy, Debug)]

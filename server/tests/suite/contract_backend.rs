@@ -34,6 +34,10 @@ impl MakeBackend for Directory {
         (places::backend(folder.path()), Folder(folder))
     }
 
+    async fn open_again(place: &Folder) -> Option<DirectoryBackend> {
+        Some(places::backend(place.0.path()))
+    }
+
     async fn run_all(tasks: Tasks) {
         places::run_all(tasks).await;
     }

@@ -40,6 +40,11 @@ pub trait MakeBackend: Send + Sync + 'static {
     /// Makes an empty backend.
     fn make() -> impl Future<Output = (Self::Backend, Self::Place)> + Send;
 
+    /// Opens the same place once more, as another process would; `None` where that makes no sense.
+    fn open_again(_place: &Self::Place) -> impl Future<Output = Option<Self::Backend>> + Send {
+        std::future::ready(None)
+    }
+
     /// Runs all tasks at the same time, each on whatever thread there is, and panics if one does.
     fn run_all(tasks: Tasks) -> impl Future<Output = ()> + Send;
 }
@@ -61,6 +66,7 @@ macro_rules! backend_contract {
             a_prefix_is_no_more_than_a_prefix,
             deleting_one_share_leaves_shares_with_longer_numbers,
             a_folder_that_vanishes_under_a_put_is_made_again,
+            two_processes_on_one_place_do_not_disturb_each_other,
             room_is_reported,
         }
     };
@@ -365,6 +371,26 @@ pub async fn a_folder_that_vanishes_under_a_put_is_made_again<M: MakeBackend>() 
         .boxed()
     };
     M::run_all(vec![writer, remover]).await;
+}
+
+pub async fn two_processes_on_one_place_do_not_disturb_each_other<M: MakeBackend>() {
+    let ((first, place), names) = (M::make().await, Names::new());
+    let Some(second) = M::open_again(&place).await else { return };
+    let (one, two) = (names.next(share_id(1, 0)), names.next(share_id(1, 0)));
+    let bytes = [pattern(400_000), pattern(300_000).into_iter().rev().collect::<Vec<u8>>()];
+    // Both have begun before either ends.
+    let (a, b) = futures_util::future::join(
+        first.put(&one, bytes[0].len() as u64, body(&bytes[0])),
+        second.put(&two, bytes[1].len() as u64, body(&bytes[1])),
+    )
+    .await;
+    (a.expect("put"), b.expect("put"));
+    for backend in [&first, &second] {
+        assert!(get(backend, &one, 0..bytes[0].len()).await == bytes[0], "the first object has its own bytes");
+        assert!(get(backend, &two, 0..bytes[1].len()).await == bytes[1], "the second object has its own bytes");
+    }
+    second.delete(&one).await.expect("delete");
+    assert!(!is_there(&first, &one).await);
 }
 
 pub async fn room_is_reported<M: MakeBackend>() {

@@ -239,8 +239,10 @@ pub async fn abort_against_record_leaves_no_chunk<M: MakeLeaseDb>() {
         };
         let abort = {
             let bench = bench.clone();
-            async move { drop(bench.db.end_upload(share, upload, Vec::new(), false).await.expect("end_upload")) }
-                .boxed()
+            async move {
+                bench.db.end_upload(share, upload, Vec::new(), false).await.expect("end_upload");
+            }
+            .boxed()
         };
         M::run_all(vec![record, abort]).await;
         assert!(bench.db.find_upload(share).await.expect("find_upload").1.is_none());
