@@ -22,6 +22,8 @@ CREATE TABLE accounts (
 ) STRICT;
 -- A closed account leaves its name to others.
 CREATE UNIQUE INDEX accounts_by_name ON accounts (name) WHERE state <> 3;
+-- Space that open uploads have reserved, summed up by each allocation.
+CREATE INDEX accounts_reserving ON accounts (reserved_bytes) WHERE reserved_bytes > 0;
 INSERT INTO accounts (account_id, name, state, lease_days, message, created_at) VALUES
   (0, 'anonymous', 0, 31, '', 0), (1, 'starter', 0, 60, '', 0);
 UPDATE sqlite_sequence SET seq = 15 WHERE name = 'accounts';

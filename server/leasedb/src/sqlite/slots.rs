@@ -37,12 +37,18 @@ impl Tx<'_> {
     }
 
     pub(super) fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
+        Ok(self.read_slot_row(storage_index)?.0)
+    }
+
+    /// The slot, and the name of the object that holds only its manifest, if there is one.
+    fn read_slot_row(&self, storage_index: StorageIndex) -> Result<(SlotSnapshot, Option<String>)> {
         let rows = self.list_shares(storage_index)?;
         let (shares, immutable): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.kind == ShareKind::Mutable);
         // A slot row without shares counts as no slot (`review.md` A8).
-        let slot = if shares.is_empty() { None } else { self.slot_row(storage_index)? };
-        let has_immutable = !immutable.is_empty();
-        Ok(SlotSnapshot { now: self.now, slot: slot.map(|row| (row.token, row.write_enabler)), shares, has_immutable })
+        let row = if shares.is_empty() { None } else { self.slot_row(storage_index)? };
+        let slot = row.as_ref().map(|row| (row.token, row.write_enabler));
+        let snapshot = SlotSnapshot { now: self.now, slot, shares, has_immutable: !immutable.is_empty() };
+        Ok((snapshot, row.and_then(|row| row.marker)))
     }
 
     pub(super) fn commit_slot(&self, request: &CommitSlot) -> Result<CommitOutcome> {
@@ -50,7 +56,7 @@ impl Tx<'_> {
         if !account.state.may_write() {
             return Ok(CommitOutcome::Refused(account.state));
         }
-        let snapshot = self.read_slot(request.storage_index)?;
+        let (snapshot, old_marker) = self.read_slot_row(request.storage_index)?;
         if snapshot.has_immutable || snapshot.slot.as_ref().map(|(token, _)| *token) != request.base {
             return Ok(CommitOutcome::Conflict);
         }
@@ -60,7 +66,6 @@ impl Tx<'_> {
         if self.exceeds_quota(request, &snapshot.shares, &account, usage)? {
             return Ok(CommitOutcome::OverQuota);
         }
-        let old_marker = self.slot_row(request.storage_index)?.and_then(|row| row.marker);
         self.put_slot(request, old_marker.as_deref())?;
         let mut superseded = Vec::new();
         for (number, change) in &request.changes {

@@ -153,36 +153,39 @@ impl Tx<'_> {
         if upload.received_bytes != request.seen_received_bytes {
             return Ok(RecordOutcome::Stale);
         }
-        let insert = "-- record_chunk
-            INSERT INTO upload_chunks (si, shnum, begin_off, end_off, object, digest)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-        let mut received = upload.received_bytes;
         for chunk in &request.chunks {
             self.check_fence(chunk.object.put_id())?;
+        }
+        let more: u64 = request.chunks.iter().map(|chunk| chunk.range.end - chunk.range.start).sum();
+        let received = upload.received_bytes + more;
+        if upload.received_bytes == 0 && received == upload.size_bytes {
+            // The one write of most shares: its chunks need no rows of their own.
+            return self.finish_upload(&upload, &request.chunks);
+        }
+        self.insert_chunks(request, received)?;
+        let chunks = self.chunks(share)?;
+        if received < upload.size_bytes {
+            return Ok(RecordOutcome::Incomplete(bucket::missing(upload.size_bytes, &chunks)));
+        }
+        self.finish_upload(&upload, &chunks)
+    }
+
+    fn insert_chunks(&self, request: &RecordChunks, received: u64) -> Result<()> {
+        let insert = "-- insert_chunk
+            INSERT INTO upload_chunks (si, shnum, begin_off, end_off, object, digest)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let key = (request.share.storage_index.as_bytes(), request.share.number.get());
+        for chunk in &request.chunks {
             let Range { start, end } = chunk.range;
-            let params = (
-                share.storage_index.as_bytes(),
-                share.number.get(),
-                integer(start)?,
-                integer(end)?,
-                object_to_blob(chunk.range.clone(), chunk.object)?,
-                chunk.digest,
-            );
-            self.execute(insert, params)?;
-            received += end - start;
+            let object = object_to_blob(chunk.range.clone(), chunk.object)?;
+            self.execute(insert, (key.0, key.1, integer(start)?, integer(end)?, object, chunk.digest))?;
         }
         let update = "-- record_received
             UPDATE uploads
             SET received_bytes = ?3, deadline = max(deadline, ?4)
             WHERE si = ?1 AND shnum = ?2";
         let deadline = self.now_seconds() + request.idle_seconds;
-        let key = (share.storage_index.as_bytes(), share.number.get());
-        self.execute(update, (key.0, key.1, integer(received)?, deadline))?;
-        let chunks = self.chunks(share)?;
-        if received < upload.size_bytes {
-            return Ok(RecordOutcome::Incomplete(bucket::missing(upload.size_bytes, &chunks)));
-        }
-        self.finish_upload(&upload, &chunks)
+        self.execute(update, (key.0, key.1, integer(received)?, deadline)).map(drop)
     }
 
     /// Coming to stable: the share, its lease and the account's usage in this one transaction.
@@ -254,10 +257,12 @@ impl Tx<'_> {
     /// Deletes the upload's row, then its chunk rows, and gives its reservation back (`review.md` A12).
     fn forget_upload(&self, upload: &Upload) -> Result<()> {
         let key = (upload.share.storage_index.as_bytes(), upload.share.number.get());
-        let chunks = "-- forget_chunks
-            DELETE FROM upload_chunks
-            WHERE si = ?1 AND shnum = ?2";
-        self.execute(chunks, key)?;
+        if upload.received_bytes > 0 {
+            let chunks = "-- forget_chunks
+                DELETE FROM upload_chunks
+                WHERE si = ?1 AND shnum = ?2";
+            self.execute(chunks, key)?;
+        }
         let row = "-- forget_upload
             DELETE FROM uploads
             WHERE si = ?1 AND shnum = ?2";
