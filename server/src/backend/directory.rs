@@ -4,14 +4,16 @@
 //! folder is synced, together with folders made for it. So what `put` acknowledged survives a power cut, and a name has
 //! all bytes or none. One thread ([`publish`]) does all of that for many files at once.
 
+mod cached;
 mod publish;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,14 +22,14 @@ use futures_util::stream::{self, StreamExt};
 use leasehold_core::backend::{Backend, BackendError, ByteStream, ListPage, ListedObject};
 use leasehold_core::chunk::ObjectName;
 
-use publish::{Publisher, Temporary};
+use publish::{Content, Publisher, Temporaries, Temporary};
 
 /// Most bytes gathered before they are written, and read at once.
 const BLOCK_BYTES_MAX: usize = 128 << 10;
 /// Fewest of them, however many bodies are on their way.
 const BLOCK_BYTES_MIN: usize = 16 << 10;
 /// What the blocks of all bodies on their way may come to, in bytes.
-const BLOCKS_BYTES: usize = 24 << 20;
+const BLOCKS_BYTES: usize = 12 << 20;
 /// Temporary files of dead processes are removed when they are this old.
 const TEMPORARY_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -38,8 +40,7 @@ pub struct DirectoryBackend(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
-    temporary: PathBuf,
-    next_temporary: AtomicU64,
+    temporaries: Temporaries,
     publisher: Publisher,
     bodies: AtomicUsize,
 }
@@ -75,14 +76,9 @@ impl DirectoryBackend {
         fs::create_dir_all(&temporary)?;
         fs::create_dir_all(root.join("shares"))?;
         remove_old(&temporary)?;
-        let publisher = Publisher::start(root)?;
-        let inner = Inner {
-            root: root.to_owned(),
-            temporary,
-            next_temporary: AtomicU64::new(0),
-            publisher,
-            bodies: AtomicUsize::new(0),
-        };
+        let temporaries = Temporaries::new(temporary);
+        let publisher = Publisher::start(root, temporaries.clone())?;
+        let inner = Inner { root: root.to_owned(), temporaries, publisher, bodies: AtomicUsize::new(0) };
         Ok(Self(Arc::new(inner)))
     }
 }
@@ -99,13 +95,6 @@ fn remove_old(temporary: &Path) -> io::Result<()> {
 }
 
 impl Inner {
-    fn create_temporary(&self) -> io::Result<Temporary> {
-        let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
-        let path = self.temporary.join(format!("{}-{number}", std::process::id()));
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
-        Ok(Temporary { path, file, renamed: false })
-    }
-
     fn delete(&self, name: &str) -> io::Result<()> {
         let path = self.root.join(name);
         match fs::remove_file(&path) {
@@ -224,76 +213,60 @@ async fn next_block(body: &mut ByteStream, max: usize) -> Result<(Vec<Bytes>, bo
     Ok((block, false))
 }
 
-fn write_all(file: &mut File, block: &[Bytes]) -> io::Result<u64> {
-    let mut written = 0;
-    for bytes in block {
-        file.write_all(bytes)?;
-        written += bytes.len() as u64;
-    }
-    Ok(written)
-}
-
 impl Backend for DirectoryBackend {
     async fn put(&self, name: &ObjectName, length_bytes: u64, mut body: ByteStream) -> Result<(), BackendError> {
         let way = OnTheWay::new(&self.0);
-        let mut state: Option<(Temporary, u64)> = None;
+        let mut state: Option<Temporary> = None;
+        let mut received = 0;
         loop {
             let (block, ended) = next_block(&mut body, way.block_bytes()).await?;
-            let inner = self.0.clone();
-            let (temporary, written) = blocking(move || {
-                let (mut temporary, mut written) = match state {
-                    Some(state) => state,
-                    None => (inner.create_temporary()?, 0),
-                };
-                written += write_all(&mut temporary.file, &block)?;
-                Ok((temporary, written))
-            })
-            .await?;
-            if written > length_bytes || (ended && written != length_bytes) {
+            received += block.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
+            if received > length_bytes || (ended && received != length_bytes) {
                 let error = io::Error::new(io::ErrorKind::InvalidData, "the body has not the announced length");
                 return Err(BackendError::Source(error));
             }
-            if ended {
-                return self.0.publisher.publish(temporary, name.to_string()).await.map_err(backend_error);
+            let content = match state.take() {
+                None if ended => Content::Small(block),
+                state => {
+                    let inner = self.0.clone();
+                    let written = blocking(move || {
+                        let mut temporary = state.map_or_else(|| inner.temporaries.create(), Ok)?;
+                        block.iter().try_for_each(|bytes| temporary.file.write_all(bytes))?;
+                        Ok(temporary)
+                    });
+                    Content::Written(written.await?)
+                }
+            };
+            match content {
+                Content::Written(temporary) if !ended => state = Some(temporary),
+                content => return self.0.publisher.publish(content, name.to_string()).await.map_err(backend_error),
             }
-            state = Some((temporary, written));
         }
     }
 
     async fn get(&self, name: &ObjectName, range: Range<u64>) -> Result<ByteStream, BackendError> {
         let text = name.to_string();
         let path = self.0.root.join(&text);
-        let way = OnTheWay::new(&self.0);
-        let (file, first) = blocking(move || {
-            let mut file = File::open(path)?;
-            if range.start > 0 {
-                file.seek(SeekFrom::Start(range.start))?;
-            }
-            let first = read_block(&mut file, range.end - range.start, way.block_bytes())?;
-            let left = range.end - range.start - first.len() as u64;
-            Ok(((file, left, way), first))
-        })
-        .await
-        .map_err(|error| match error {
+        let opened = match cached::open(&path) {
+            Some(file) => Ok(file),
+            None => blocking(move || File::open(path)).await,
+        };
+        let file = opened.map_err(|error| match error {
             BackendError::NotFound(_) => BackendError::NotFound(text),
             other => other,
         })?;
-        let head = stream::iter([Ok(first)]);
-        if file.1 == 0 {
-            return Ok(head.boxed());
+        let mut reading = Reading { file: Arc::new(file), range, way: OnTheWay::new(&self.0) };
+        let first = reading.next_block().await.map_err(backend_error)?;
+        if reading.range.is_empty() {
+            return Ok(stream::iter([Ok(first)]).boxed());
         }
-        let rest = stream::try_unfold(file, |(mut file, left, way)| async move {
-            if left == 0 {
+        let rest = stream::try_unfold(reading, |mut reading| async move {
+            if reading.range.is_empty() {
                 return Ok(None);
             }
-            let read = tokio::task::spawn_blocking(move || {
-                read_block(&mut file, left, way.block_bytes()).map(|bytes| (bytes, file, way))
-            });
-            let (bytes, file, way) = read.await.map_err(io::Error::other)??;
-            let left = left - bytes.len() as u64;
-            Ok(Some((bytes, (file, left, way))))
+            Ok(Some((reading.next_block().await?, reading)))
         });
-        Ok(head.chain(rest).boxed())
+        Ok(stream::iter([Ok(first)]).chain(rest).boxed())
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<(), BackendError> {
@@ -316,10 +289,26 @@ impl Backend for DirectoryBackend {
     }
 }
 
-/// Reads a block of at most `left` and `max` bytes; a file that ends too early is an error, never a short answer.
-fn read_block(file: &mut File, left: u64, max: usize) -> io::Result<Bytes> {
-    let length = usize::try_from(left).unwrap_or(usize::MAX).min(max);
-    let mut block = vec![0; length];
-    file.read_exact(&mut block)?;
-    Ok(block.into())
+/// A file that is being read block by block.
+struct Reading {
+    file: Arc<File>,
+    /// What is still to be read.
+    range: Range<u64>,
+    way: OnTheWay,
+}
+
+impl Reading {
+    /// Reads the next block; a file that ends too early is an error, never a short answer.
+    async fn next_block(&mut self) -> io::Result<Bytes> {
+        let left = usize::try_from(self.range.end - self.range.start).unwrap_or(usize::MAX);
+        let mut block = vec![0; left.min(self.way.block_bytes())];
+        let at = self.range.start;
+        self.range.start += block.len() as u64;
+        if cached::read_exact_at(&self.file, &mut block, at) {
+            return Ok(block.into());
+        }
+        let file = self.file.clone();
+        let read = tokio::task::spawn_blocking(move || file.read_exact_at(&mut block, at).map(|()| block.into()));
+        read.await.map_err(io::Error::other)?
+    }
 }

@@ -120,7 +120,8 @@ impl<H: Handler> Listener<H> {
     async fn serve(&self, stream: TcpStream, full: bool, stop: CancellationToken) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let Some(tls) = &self.tls else { return self.http(stream, full, stop).await };
-        let handshake = tokio::time::timeout(self.deadlines.header, tls.accept(stream));
+        let accept = tls.accept_with(stream, |connection| connection.set_buffer_limit(Some(BUFFER_BYTES)));
+        let handshake = tokio::time::timeout(self.deadlines.header, accept);
         let stream = handshake.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "slow TLS handshake"))??;
         self.http(stream, full, stop).await
     }

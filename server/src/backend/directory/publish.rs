@@ -6,10 +6,13 @@
 //! to honour `syncfs`, one call serves any number of files; elsewhere, and for few files, each is synced by itself.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::oneshot;
 
@@ -19,6 +22,26 @@ const BATCH_MAX: usize = 1024;
 const SINGLY_MAX: usize = 2;
 /// Types of file system on which `syncfs` waits for the disk: ext4, XFS, Btrfs, and tmpfs, which has none.
 const SYNCFS_TYPES: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994];
+
+/// Makes files under temporary names. Clones never make the same name.
+#[derive(Clone, Debug)]
+pub(super) struct Temporaries {
+    folder: PathBuf,
+    next: Arc<AtomicU64>,
+}
+
+impl Temporaries {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self { folder, next: Arc::default() }
+    }
+
+    pub(super) fn create(&self) -> io::Result<Temporary> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.join(format!("{}-{number}", std::process::id()));
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+        Ok(Temporary { path, file, renamed: false })
+    }
+}
 
 /// A file under its temporary name; removed unless it was renamed.
 #[derive(Debug)]
@@ -36,8 +59,17 @@ impl Drop for Temporary {
     }
 }
 
+/// The bytes of a file to publish.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Written to a temporary file already.
+    Written(Temporary),
+    /// So few that the publishing thread writes them itself, which spares waking another.
+    Small(Vec<Bytes>),
+}
+
 struct Job {
-    temporary: Temporary,
+    content: Content,
     name: String,
     reply: oneshot::Sender<io::Result<()>>,
 }
@@ -54,29 +86,37 @@ pub(super) struct Publisher(Sender<Job>);
 
 impl Publisher {
     /// Starts the thread for the files below `root`.
-    pub(super) fn start(root: &Path) -> io::Result<Self> {
+    pub(super) fn start(root: &Path, temporaries: Temporaries) -> io::Result<Self> {
         let folder = File::open(root)?;
         // Folders that an earlier process made and did not live to sync count as durable from here on.
         rustix::fs::syncfs(&folder)?;
         let kind = u64::try_from(rustix::fs::fstatfs(&folder)?.f_type).unwrap_or_default();
         let whole = SYNCFS_TYPES.contains(&kind).then_some(folder);
         let (sender, jobs) = crossbeam_channel::unbounded();
-        let thread = Thread { root: root.to_owned(), whole };
+        let thread = Thread { root: root.to_owned(), temporaries, whole };
         std::thread::Builder::new().name("publish".to_owned()).spawn(move || thread.run(&jobs))?;
         Ok(Self(sender))
     }
 
     /// Makes the file durable under `name`, which no file has.
-    pub(super) async fn publish(&self, temporary: Temporary, name: String) -> io::Result<()> {
+    pub(super) async fn publish(&self, content: Content, name: String) -> io::Result<()> {
         let (reply, answer) = oneshot::channel();
         let stopped = || io::Error::other("the publishing thread has stopped");
-        self.0.send(Job { temporary, name, reply }).map_err(|_| stopped())?;
+        self.0.send(Job { content, name, reply }).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 }
 
+/// A file whose bytes are on their way to the disk.
+struct Arrived {
+    temporary: Temporary,
+    name: String,
+    reply: oneshot::Sender<io::Result<()>>,
+}
+
 struct Thread {
     root: PathBuf,
+    temporaries: Temporaries,
     /// The root folder, where one `syncfs` serves all.
     whole: Option<File>,
 }
@@ -88,17 +128,17 @@ impl Thread {
             let mut arrived = Vec::new();
             if named.is_empty() {
                 match jobs.recv() {
-                    Ok(job) => arrived.push(job),
+                    Ok(job) => arrived.extend(self.arrive(job)),
                     Err(_) => return,
                 }
             }
-            arrived.extend(jobs.try_iter().take(BATCH_MAX));
+            arrived.extend(jobs.try_iter().take(BATCH_MAX).filter_map(|job| self.arrive(job)));
             let synced = self.sync(&arrived, &named);
             for Named { reply, .. } in named.drain(..) {
                 // Whoever has gone needs no answer; the object stays and is nobody's.
                 drop(reply.send(copy(&synced)));
             }
-            for Job { temporary, name, reply } in arrived {
+            for Arrived { temporary, name, reply } in arrived {
                 match copy(&synced).and_then(|()| self.rename(temporary, &name)) {
                     Ok(folders) => named.push(Named { folders, reply }),
                     Err(error) => drop(reply.send(Err(error))),
@@ -107,14 +147,33 @@ impl Thread {
         }
     }
 
-    fn sync(&self, arrived: &[Job], named: &[Named]) -> io::Result<()> {
+    /// Sees to it that the bytes are in a file; tells the caller if they cannot be.
+    fn arrive(&self, job: Job) -> Option<Arrived> {
+        let Job { content, name, reply } = job;
+        let written = match content {
+            Content::Written(temporary) => Ok(temporary),
+            Content::Small(bytes) => self.temporaries.create().and_then(|mut temporary| {
+                bytes.iter().try_for_each(|bytes| temporary.file.write_all(bytes))?;
+                Ok(temporary)
+            }),
+        };
+        match written {
+            Ok(temporary) => Some(Arrived { temporary, name, reply }),
+            Err(error) => {
+                drop(reply.send(Err(error)));
+                None
+            }
+        }
+    }
+
+    fn sync(&self, arrived: &[Arrived], named: &[Named]) -> io::Result<()> {
         if let Some(whole) = &self.whole
             && arrived.len() + named.len() > SINGLY_MAX
         {
             return Ok(rustix::fs::syncfs(whole)?);
         }
-        for job in arrived {
-            job.temporary.file.sync_data()?;
+        for file in arrived {
+            file.temporary.file.sync_data()?;
         }
         let folders: BTreeSet<&PathBuf> = named.iter().flat_map(|named| &named.folders).collect();
         for folder in folders {

@@ -167,6 +167,12 @@ pub async fn accounts_with_more_days_are_granted_more<M: MakeLeaseDb>() {
     let long = bench.lease(share, alice).await.expect("leased").lease;
     assert!(long.expires_at.seconds() >= bench.clock.now().seconds() + 100 * DAY_SECONDS, "the promise is 100 days");
     bench.set(alice, days(1)).await;
+    bench.clock.advance(5 * DAY_SECONDS);
+    assert_eq!(bench.db.renew_leases(index, alice).await.expect("renew_leases"), RenewOutcome::Done);
+    let written = bench.lease(share, alice).await.expect("leased").lease;
+    assert_eq!(written.expires_at, long.expires_at, "never moved back");
+    let now = bench.clock.now().seconds();
+    assert_eq!(written.renewed_at.seconds(), now, "A6: a distant end does not stand in for the renewal's date");
     bench.clock.advance(90 * DAY_SECONDS);
     assert_eq!(bench.db.renew_leases(index, alice).await.expect("renew_leases"), RenewOutcome::Done);
     let least = bench.lease(share, alice).await.expect("leased").lease;
