@@ -384,7 +384,8 @@ pub async fn two_processes_on_one_place_do_not_disturb_each_other<M: MakeBackend
         second.put(&two, bytes[1].len() as u64, body(&bytes[1])),
     )
     .await;
-    (a.expect("put"), b.expect("put"));
+    a.expect("put");
+    b.expect("put");
     for backend in [&first, &second] {
         assert!(get(backend, &one, 0..bytes[0].len()).await == bytes[0], "the first object has its own bytes");
         assert!(get(backend, &two, 0..bytes[1].len()).await == bytes[1], "the second object has its own bytes");

@@ -1,5 +1,6 @@
 //! Going: objects that wait to be deleted.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use leasehold_core::chunk::ObjectName;
@@ -52,10 +53,11 @@ impl Tx<'_> {
         let mut unnamed = Vec::new();
         for name in objects {
             let index = name.share.storage_index;
-            if !named.contains_key(&index) {
-                named.insert(index, self.named_objects(index)?);
-            }
-            if !named[&index].contains(&name) {
+            let names = match named.entry(index) {
+                Entry::Occupied(names) => names.into_mut(),
+                Entry::Vacant(names) => names.insert(self.named_objects(index)?),
+            };
+            if !names.contains(&name) {
                 // An upload's chunks may be of a share that has no row yet.
                 if !self.upload_objects(name.share)?.contains(&name.object) {
                     unnamed.push(name);

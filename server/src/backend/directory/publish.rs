@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
+use leasehold_core::clock::Entropy;
 use tokio::sync::oneshot;
 
 /// Files taken into one sync.
@@ -23,22 +24,25 @@ const SINGLY_MAX: usize = 2;
 /// Types of file system on which `syncfs` waits for the disk: ext4, XFS, Btrfs, and tmpfs, which has none.
 const SYNCFS_TYPES: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994];
 
-/// Makes files under temporary names. Clones never make the same name.
+/// Makes files under temporary names. No two processes make the same name, even if they have the same process id in
+/// containers of their own.
 #[derive(Clone, Debug)]
 pub(super) struct Temporaries {
     folder: PathBuf,
+    owner: String,
     next: Arc<AtomicU64>,
 }
 
 impl Temporaries {
     pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folder, next: Arc::default() }
+        let owner = data_encoding::HEXLOWER.encode(&Entropy::from_os().bytes::<8>());
+        Self { folder, owner, next: Arc::default() }
     }
 
     pub(super) fn create(&self) -> io::Result<Temporary> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let path = self.folder.join(format!("{}-{number}", std::process::id()));
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+        let path = self.folder.join(format!("{}-{number}", self.owner));
+        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
         Ok(Temporary { path, file, renamed: false })
     }
 }

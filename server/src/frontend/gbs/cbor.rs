@@ -60,6 +60,16 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    /// Reads an array of what `item` reads.
+    pub fn list<T>(&mut self, max: usize, mut item: impl FnMut(&mut Self) -> Result<T>) -> Result<Vec<T>> {
+        let mut list = Vec::new();
+        self.array(max, |reader| {
+            list.push(item(reader)?);
+            Ok(())
+        })?;
+        Ok(list)
+    }
+
     fn items(
         &mut self,
         length: Option<usize>,

@@ -75,7 +75,10 @@ pub fn read_allocate(body: impl Read) -> Result<AllocateRequest> {
 pub fn read_corrupt(body: impl Read) -> Result<String> {
     let mut reason = None;
     Reader::new(body).map(16, |reader| match reader.text(KEY_MAX)?.as_str() {
-        "reason" => Ok(reason = Some(reader.text(CORRUPT_BODY_MAX as usize)?)),
+        "reason" => {
+            reason = Some(reader.text(CORRUPT_BODY_MAX as usize)?);
+            Ok(())
+        }
         _ => Err(Malformed("a corruption report has an unknown key")),
     })?;
     reason.filter(|reason| !reason.is_empty()).ok_or(Malformed("a corruption report lacks a reason"))
@@ -100,9 +103,7 @@ pub fn read_test_write(body: impl Read) -> Result<ReadTestWrite> {
                 vectors = Some(shares);
             }
             "read-vector" => {
-                let mut ranges = Vec::new();
-                reader.array(VECTORS_MAX, |reader| Ok(ranges.push(read_vector(reader)?)))?;
-                reads = Some(ranges);
+                reads = Some(reader.list(VECTORS_MAX, read_vector)?);
             }
             _ => return Err(Malformed("a read-test-write request has an unknown key")),
         }
@@ -124,9 +125,7 @@ fn share_vectors<R: Read>(reader: &mut Reader<R>, budget: &mut Budget) -> Result
     reader.map(16, |reader| {
         match reader.text(KEY_MAX)?.as_str() {
             "test" => {
-                let mut vectors = Vec::new();
-                reader.array(VECTORS_MAX, |reader| Ok(vectors.push(test_vector(reader, budget)?)))?;
-                tests = Some(vectors);
+                tests = Some(reader.list(VECTORS_MAX, |reader| test_vector(reader, budget))?);
             }
             "write" => {
                 let mut vectors = Vec::new();
@@ -178,9 +177,11 @@ fn write_vector<R: Read>(reader: &mut Reader<R>, budget: &mut Budget, writes: &m
     let (Some(mut offset), Some(places)) = (offset, places) else {
         return Err(Malformed("a write vector lacks a key"));
     };
+    budget.writes = budget.writes.checked_sub(places.len().max(1)).ok_or(Malformed("too many writes"))?;
     // A byte string in segments is as many writes, one behind the other; without any it still is an empty write.
-    let places = if places.is_empty() { vec![0..0] } else { places };
-    budget.writes = budget.writes.checked_sub(places.len()).ok_or(Malformed("too many writes"))?;
+    if places.is_empty() {
+        writes.push(WriteVector { offset, length: 0, source: 0 });
+    }
     for place in places {
         let length = place.end - place.start;
         writes.push(WriteVector { offset, length, source: place.start });

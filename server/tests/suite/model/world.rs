@@ -332,7 +332,7 @@ impl World {
             // The manifest of a slot's last commit, where that stored no whole share; no trait method shows it.
             let is_marker = matches!(name.object, StoreObject::SlotMarker { .. });
             let excused = excused.contains(&name);
-            if !excused && !(is_marker && live_slots.remove(&name.share.storage_index)) {
+            if !(excused || is_marker && live_slots.remove(&name.share.storage_index)) {
                 left.push(name);
             }
             count += 1;
