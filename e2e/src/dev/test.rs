@@ -1,0 +1,69 @@
+//! `cargo dev test`: everything that must hold before a change is taken, cheap checks first.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::steps::{Steps, execute};
+use super::tools::{CARGO_DENY, cargo, development_folder, provide_compilers};
+use super::{Missing, fuzz};
+use crate::leasehold::BINARY_VARIABLE;
+use crate::venv::{VENV_VARIABLE, Venv, workspace_root};
+
+/// Tells all tests that they may take long.
+const LONG_VARIABLE: &str = "LEASEHOLD_LONG";
+
+const FUZZ_TIME: Duration = Duration::from_secs(5);
+const FUZZ_TIME_LONG: Duration = Duration::from_secs(120);
+
+/// Runs all steps, or those whose name contains a word of `only`.
+pub fn run(long: bool, only: &[String]) -> Result<()> {
+    let mut steps = Steps::new(only);
+    steps.run("compilers", provide_compilers)?;
+    steps.run("Python environment", || make_venv().map(|_| ()))?;
+    steps.run("format", || execute(cargo().args(["fmt", "--all", "--check"])))?;
+    steps.run("lints", || {
+        execute(cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
+    })?;
+    steps.run("dependencies", check_dependencies)?;
+    steps.run("release build", || execute(cargo().args(["build", "--release", "--package", "leasehold-server"])))?;
+    steps.run("tests of the server", || {
+        execute(tests(long).args(["--workspace", "--exclude", "leasehold-e2e", "--no-fail-fast"]))
+    })?;
+    steps.run("end-to-end tests", || {
+        let venv = make_venv()?;
+        let mut command = tests(long);
+        command.args(["--package", "leasehold-e2e", "--no-fail-fast"]);
+        command.env(VENV_VARIABLE, venv.root()).env(BINARY_VARIABLE, release_binary());
+        execute(&mut command)
+    })?;
+    steps.run("fuzz targets", || fuzz::run(if long { FUZZ_TIME_LONG } else { FUZZ_TIME }, &[]))?;
+    steps.finish()
+}
+
+fn make_venv() -> Result<Venv> {
+    Venv::make(&development_folder()).map_err(|error| Missing(format!("{error:#}")).into())
+}
+
+/// Licences, duplicates and sources. The advisories are left out: they need a database from the network.
+fn check_dependencies() -> Result<()> {
+    let mut command = Command::new(CARGO_DENY.provide()?);
+    command.current_dir(workspace_root());
+    execute(command.args(["check", "licenses", "bans", "sources"]))
+}
+
+fn tests(long: bool) -> Command {
+    let mut command = cargo();
+    // Backtraces of errors bury the logs that come with them.
+    command.arg("test").env("RUST_LIB_BACKTRACE", "0");
+    if long {
+        command.env(LONG_VARIABLE, "1");
+    }
+    command
+}
+
+fn release_binary() -> std::path::PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), Into::into);
+    workspace_root().join(target).join("release").join("leasehold")
+}

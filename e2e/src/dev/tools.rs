@@ -1,0 +1,88 @@
+//! Cargo and the programs that the checks need beside it.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::Missing;
+use super::steps::execute;
+use crate::process::run;
+use crate::venv::{can_install_packages, install_packages, workspace_root};
+
+/// A program from crates.io in one fixed version.
+pub struct Tool {
+    name: &'static str,
+    version: &'static str,
+}
+
+/// Checks licences, sources and duplicates of dependencies.
+pub const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
+/// Builds and runs fuzz targets.
+pub const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2" };
+
+impl Tool {
+    /// Where the program is; builds it first if neither the machine nor the workspace has this version.
+    pub fn provide(&self) -> Result<PathBuf> {
+        if self.is_right(Path::new(self.name)) {
+            return Ok(self.name.into());
+        }
+        let root = tools_folder();
+        let path = root.join("bin").join(self.name);
+        if self.is_right(&path) {
+            return Ok(path);
+        }
+        println!("    building {} {}, once; this takes minutes", self.name, self.version);
+        let wanted = format!("{}@{}", self.name, self.version);
+        // Built without optimization: that takes half the time, and a run takes seconds either way.
+        let arguments = ["install", "--quiet", "--locked", "--force", "--debug", &wanted, "--root"];
+        execute(cargo().args(arguments).arg(root).env_remove("CARGO_TARGET_DIR"))?;
+        ensure!(self.is_right(&path), "{} is not what it should be after its installation", path.display());
+        Ok(path)
+    }
+
+    fn is_right(&self, path: &Path) -> bool {
+        // A cargo subcommand is called with its own name as the first argument.
+        let subcommand = self.name.trim_start_matches("cargo-");
+        let output = run(Command::new(path).args([subcommand, "--version"]), Duration::from_secs(20));
+        output.is_ok_and(|output| {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            output.status.success() && text.split_whitespace().any(|word| word == self.version)
+        })
+    }
+}
+
+/// The same cargo that started this program, in the workspace.
+pub fn cargo() -> Command {
+    let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(program);
+    command.current_dir(workspace_root());
+    command
+}
+
+/// Demands the compilers that bundled C and C++ libraries are built with; installs them where possible.
+pub fn provide_compilers() -> Result<()> {
+    let missing = |program: &&&str| run(Command::new(program).arg("--version"), Duration::from_secs(20)).is_err();
+    let wanted = [("cc", "gcc"), ("c++", "g++"), ("make", "make")];
+    let programs = wanted.map(|(program, _)| program);
+    if !programs.iter().any(|program| missing(&program)) {
+        return Ok(());
+    }
+    let packages = wanted.map(|(_, package)| package);
+    if can_install_packages() {
+        return install_packages(&packages);
+    }
+    Err(Missing(format!("a C or C++ compiler is missing; on Debian: apt-get install {}", packages.join(" "))).into())
+}
+
+/// Where everything lies that this tool installs.
+pub fn development_folder() -> PathBuf {
+    workspace_root().join(".leasehold-dev")
+}
+
+fn tools_folder() -> PathBuf {
+    development_folder().join("tools")
+}

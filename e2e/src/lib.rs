@@ -1,0 +1,16 @@
+//! What the end-to-end tests, the benchmark and the developer tool share.
+//!
+//! The server is always the released program, started as a process; nothing here links against its packages. The
+//! client is the released Tahoe-LAFS, in a Python environment of the tests' own.
+
+// Processes and sockets live in real time; no rule of the protocol is decided here.
+#![allow(clippy::disallowed_methods)]
+
+pub mod bench;
+pub mod dev;
+pub mod gbs;
+pub mod leasehold;
+pub mod process;
+pub mod reference;
+pub mod tahoe;
+pub mod venv;
