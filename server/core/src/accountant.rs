@@ -15,8 +15,6 @@ use crate::secret::SecretHash;
 
 /// How often [`Accountant::refresh`] wants to be called, in seconds (`decisions.md` 4).
 pub const REFRESH_SECONDS: u64 = 2;
-/// How long the cache may be trusted without a refresh, in seconds (`api.md` 10.2).
-pub const STALE_SECONDS: i64 = 600;
 /// How often the use of a credential is written down, in seconds.
 const NOTE_USE_SECONDS: i64 = 600;
 /// How many credentials, and how many unknown hashes, are remembered.
@@ -43,7 +41,6 @@ pub struct Accountant<L> {
     unknown: RwLock<HashSet<SecretHash>>,
     version: AtomicU64,
     now: AtomicI64,
-    refreshed_at: AtomicI64,
 }
 
 impl<L: LeaseDb> Accountant<L> {
@@ -58,7 +55,6 @@ impl<L: LeaseDb> Accountant<L> {
             unknown: RwLock::default(),
             version: AtomicU64::new(0),
             now: AtomicI64::new(0),
-            refreshed_at: AtomicI64::new(0),
         };
         accountant.refresh().await?;
         Ok(accountant)
@@ -100,11 +96,6 @@ impl<L: LeaseDb> Accountant<L> {
         Ok(Some(session))
     }
 
-    /// Whether the cache has been refreshed recently enough to be trusted with revocations.
-    pub fn is_fresh(&self, now: Timestamp) -> bool {
-        now.seconds() - self.refreshed_at.load(Ordering::Relaxed) < STALE_SECONDS
-    }
-
     /// Takes over changes of accounts, refreshes usage, notes which credentials were used.
     ///
     /// # Errors
@@ -136,7 +127,6 @@ impl<L: LeaseDb> Accountant<L> {
         if !uses.is_empty() {
             self.db.note_use(uses).await?;
         }
-        self.refreshed_at.store(now.seconds(), Ordering::Relaxed);
         Ok(())
     }
 

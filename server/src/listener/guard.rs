@@ -45,6 +45,8 @@ pub(super) struct GuardedStream<S> {
     phase: Phase,
     /// When the head that is arriving began.
     head_since: Option<Instant>,
+    /// Whether a request was in progress when reading last had to wait.
+    was_busy: bool,
     read_timer: Timer,
     write_timer: Timer,
 }
@@ -79,7 +81,7 @@ impl Timer {
 impl<S> GuardedStream<S> {
     pub(super) fn new(stream: S, deadlines: Deadlines, phase: Phase) -> Self {
         let (read_timer, write_timer) = Default::default();
-        Self { stream, deadlines, phase, head_since: None, read_timer, write_timer }
+        Self { stream, deadlines, phase, head_since: None, was_busy: false, read_timer, write_timer }
     }
 
     fn read_deadline(&self) -> Instant {
@@ -106,7 +108,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedStream<S> {
             }
             return Poll::Ready(result);
         }
-        if this.phase.is_busy() && this.head_since.take().is_some() {
+        // Rest is counted from the end of the last response, a head from its own first byte.
+        let busy = this.phase.is_busy();
+        if busy {
+            this.head_since = None;
+        }
+        if std::mem::replace(&mut this.was_busy, busy) != busy {
             this.read_timer.disarm();
         }
         let deadline = this.read_deadline();
