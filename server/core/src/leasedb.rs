@@ -138,7 +138,7 @@ pub struct SlotSnapshot {
     pub slot: Option<(SlotToken, SecretHash)>,
     /// Its shares, ascending.
     pub shares: Vec<ShareRow>,
-    /// Whether immutable shares or uploads live under this storage index.
+    /// Whether immutable shares live under this storage index.
     pub has_immutable: bool,
 }
 

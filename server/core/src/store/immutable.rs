@@ -292,16 +292,19 @@ impl<L: LeaseDb, B: Backend> Writing<'_, L, B> {
             let named = upload.chunks.iter().any(|chunk| is_ours(&chunk.object));
             if covered && (named || self.stored.is_empty()) {
                 let missing = bucket::missing(upload.size_bytes, &upload.chunks);
+                // Whatever of ours no row names was found equal to others' bytes, and is not needed.
+                self.discard().await;
                 return Ok(Written { finished: false, missing });
             }
             return Err(unknown(cause));
         }
         match self.store.db.find_share(self.upload.share).await {
-            Ok(Some(row))
-                if row.state == ShareState::Stable
-                    && row.locator.objects().iter().any(|object| object.group() == self.upload.id) =>
-            {
-                Ok(Written { finished: true, missing: Vec::new() })
+            Ok(Some(row)) if row.state == ShareState::Stable => {
+                let objects = row.locator.objects();
+                if self.stored.iter().all(|chunk| objects.contains(&chunk.object)) {
+                    return Ok(Written { finished: true, missing: Vec::new() });
+                }
+                Err(unknown(cause))
             }
             _ => Err(unknown(cause)),
         }

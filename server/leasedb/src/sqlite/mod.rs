@@ -139,7 +139,11 @@ fn stopped() -> LeaseDbError {
 }
 
 pub(crate) fn unavailable(error: rusqlite::Error) -> LeaseDbError {
-    LeaseDbError::Unavailable(Box::new(error))
+    match error.sqlite_error_code() {
+        // The same request would break the same rule again.
+        Some(rusqlite::ErrorCode::ConstraintViolation) => LeaseDbError::Invalid(error.to_string()),
+        _ => LeaseDbError::Unavailable(Box::new(error)),
+    }
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {

@@ -195,6 +195,8 @@ impl Tx<'_> {
             .map_err(|_| LeaseDbError::Invalid(format!("the chunks of share {share} do not cover it")))?;
         self.forget_upload(upload)?;
         let (account, mut usage) = self.existing_account(upload.account)?;
+        // The lease is never refused: the reservation that was just given back held the same room.
+        let unlimited = Account { quota_bytes: None, ..account };
         let fresh = ShareRow {
             number: share.number,
             kind: ShareKind::Immutable,
@@ -209,8 +211,7 @@ impl Tx<'_> {
         if is_slot || finished.is_some() {
             let same = finished.filter(|row| !is_slot && row.size_bytes == upload.size_bytes);
             if let Some(row) = same {
-                // The reservation was just given back, so the lease fits.
-                self.lease_share(share.storage_index, row, &account, &mut usage)?;
+                self.lease_share(share.storage_index, row, &unlimited, &mut usage)?;
             }
             let names = object_names(share, chunks);
             self.add_garbage(share, GarbageReason::Aborted, ABORTED_GRACE_SECONDS, &names)?;
@@ -220,8 +221,6 @@ impl Tx<'_> {
             Some(lost) => self.replace_lost(share, &lost, &fresh)?,
             None => self.insert_share(share, &fresh)?,
         }
-        // Never refused: the reservation that was given back held the same room.
-        let unlimited = Account { quota_bytes: None, ..account };
         self.lease_share(share.storage_index, &fresh, &unlimited, &mut usage)?;
         Ok(RecordOutcome::Finished)
     }

@@ -78,12 +78,6 @@ struct Job {
     reply: oneshot::Sender<io::Result<()>>,
 }
 
-/// A file that has its name, but whose folders are not synced yet.
-struct Named {
-    folders: BTreeSet<PathBuf>,
-    reply: oneshot::Sender<io::Result<()>>,
-}
-
 /// Hands files to the publishing thread.
 #[derive(Debug)]
 pub(super) struct Publisher(Sender<Job>);
@@ -127,7 +121,10 @@ struct Thread {
 
 impl Thread {
     fn run(&self, jobs: &Receiver<Job>) {
-        let mut named: Vec<Named> = Vec::new();
+        // Who waits for the folder of a file that has its name, and all folders that are not synced since they changed.
+        // A folder stays among them until a sync succeeds, whoever's file it was changed for.
+        let mut named: Vec<oneshot::Sender<io::Result<()>>> = Vec::new();
+        let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
         loop {
             let mut arrived = Vec::new();
             if named.is_empty() {
@@ -137,14 +134,17 @@ impl Thread {
                 }
             }
             arrived.extend(jobs.try_iter().take(BATCH_MAX).filter_map(|job| self.arrive(job)));
-            let synced = self.sync(&arrived, &named);
-            for Named { reply, .. } in named.drain(..) {
+            let synced = self.sync(&arrived, named.len(), &folders);
+            if synced.is_ok() {
+                folders.clear();
+            }
+            for reply in named.drain(..) {
                 // Whoever has gone needs no answer; the object stays and is nobody's.
                 drop(reply.send(copy(&synced)));
             }
             for Arrived { temporary, name, reply } in arrived {
-                match copy(&synced).and_then(|()| self.rename(temporary, &name)) {
-                    Ok(folders) => named.push(Named { folders, reply }),
+                match copy(&synced).and_then(|()| self.rename(temporary, &name, &mut folders)) {
+                    Ok(()) => named.push(reply),
                     Err(error) => drop(reply.send(Err(error))),
                 }
             }
@@ -170,16 +170,15 @@ impl Thread {
         }
     }
 
-    fn sync(&self, arrived: &[Arrived], named: &[Named]) -> io::Result<()> {
+    fn sync(&self, arrived: &[Arrived], named: usize, folders: &BTreeSet<PathBuf>) -> io::Result<()> {
         if let Some(whole) = &self.whole
-            && arrived.len() + named.len() > SINGLY_MAX
+            && arrived.len() + named > SINGLY_MAX
         {
             return Ok(rustix::fs::syncfs(whole)?);
         }
         for file in arrived {
             file.temporary.file.sync_data()?;
         }
-        let folders: BTreeSet<&PathBuf> = named.iter().flat_map(|named| &named.folders).collect();
         for folder in folders {
             match File::open(folder) {
                 // Emptied by a delete, so the file it got its name for is gone as well.
@@ -190,19 +189,19 @@ impl Thread {
         Ok(())
     }
 
-    /// Gives the file its name; returns the folders that must be synced for the name to stay.
-    fn rename(&self, mut temporary: Temporary, name: &str) -> io::Result<BTreeSet<PathBuf>> {
+    /// Gives the file its name; `folders` gains those that must be synced for the name to stay.
+    fn rename(&self, mut temporary: Temporary, name: &str, folders: &mut BTreeSet<PathBuf>) -> io::Result<()> {
         let path = self.root.join(name);
         let folder = path.parent().unwrap_or(&self.root);
-        let mut folders = BTreeSet::from([folder.to_owned()]);
+        folders.insert(folder.to_owned());
         // A folder may be emptied and vanish at any moment: it is made again (`review.md` D1).
         for _ in 0..16 {
             match rename_new(&temporary.path, &path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.make_folder(folder, &mut folders)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.make_folder(folder, folders)?,
                 Err(error) => return Err(error),
                 Ok(()) => {
                     temporary.renamed = true;
-                    return Ok(folders);
+                    return Ok(());
                 }
             }
         }
