@@ -21,6 +21,9 @@ use crate::datadir::DataDir;
 use crate::output::{Output, account_json, account_table, handout_text, shown_json, shown_text, table, time_text};
 use crate::{serve, telemetry};
 
+/// Threads for file work: enough to keep a disk busy, few enough that their memory stays small.
+const BLOCKING_THREADS_MAX: usize = 32;
+
 /// Storage for Tahoe-LAFS with accounts, quotas and exact usage.
 ///
 /// `leasehold serve` starts a server; it prints an address (NURL) and the path of a file that any Tahoe-LAFS client
@@ -223,7 +226,9 @@ enum ShareCommand {
 /// Runs the command line: exit code 0 if all went well, 2 with one line on standard error if not.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&anyhow::Error::new(error).context("cannot start")),
     };

@@ -193,9 +193,10 @@ impl Config {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: shown.clone(), source })?;
         let config: Self = toml::from_str(&text).map_err(|error| {
-            let line = error.span().map(|span| text[..span.start].lines().count().max(1));
-            let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
-            ConfigError::Parse { path: shown, message: format!("{line}{}", error.message().replace('\n', " ")) }
+            let at = error.span().map_or(0, |span| text[..span.start].matches('\n').count());
+            let line: String = text.lines().nth(at).unwrap_or_default().trim().chars().take(80).collect();
+            let problem = error.message().replace('\n', " ");
+            ConfigError::Parse { path: shown, message: format!("line {} ({line}): {problem}", at + 1) }
         })?;
         config.validate()?;
         Ok(config)

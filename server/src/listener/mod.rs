@@ -120,6 +120,8 @@ impl<H: Handler> Listener<H> {
     async fn serve(&self, stream: TcpStream, full: bool, stop: CancellationToken) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let Some(tls) = &self.tls else { return self.http(stream, full, stop).await };
+        // TLS reads 4 KiB at a time by itself.
+        let stream = tokio::io::BufReader::with_capacity(BUFFER_BYTES, stream);
         let accept = tls.accept_with(stream, |connection| connection.set_buffer_limit(Some(BUFFER_BYTES)));
         let handshake = tokio::time::timeout(self.deadlines.header, accept);
         let stream = handshake.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "slow TLS handshake"))??;
@@ -143,7 +145,8 @@ impl<H: Handler> Listener<H> {
             }
         });
         let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER_BYTES).pipeline_flush(true);
+        // Not `pipeline_flush`: with it hyper writes nothing while more requests wait, and holds whole responses in memory.
+        builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(BUFFER_BYTES);
         let connection = builder.serve_connection(stream, service);
         tokio::pin!(connection);
         let result = tokio::select! {

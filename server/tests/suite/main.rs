@@ -1,7 +1,11 @@
 //! Tests of the server against real sockets, a real lease database and a real directory.
 
+mod commands;
 mod contract_backend;
 mod contract_leasedb;
+mod gbs;
 mod model;
 mod places;
 mod store;
+mod support;
+mod uninvited;

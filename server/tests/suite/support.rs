@@ -2,9 +2,10 @@
 //! sends what they never would.
 
 use std::path::Path;
-use std::sync::Arc;
+
 use std::time::Duration;
 
+use ciborium::cbor;
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use leasehold_config::Config;
 use leasehold_core::account::{Account, Usage};
@@ -128,7 +129,7 @@ impl Server {
     pub fn allocate(&self, index: &str, shares: &[u64], size: u64) -> Request {
         let shares = shares.iter().map(|share| (*share).into()).collect();
         let set = ciborium::Value::Tag(258, Box::new(ciborium::Value::Array(shares)));
-        let body = ciborium::cbor!({ "share-numbers" => set, "allocated-size" => size }).expect("plain values");
+        let body = cbor!({ "share-numbers" => set, "allocated-size" => size }).expect("plain values");
         self.request("POST", &format!("/storage/v1/immutable/{index}")).secrets(&LEASE).secrets(&[UPLOAD]).cbor(&body)
     }
 
@@ -186,7 +187,7 @@ pub fn encode(value: &ciborium::Value) -> Vec<u8> {
 /// A read-test-write of one write and no test, as a value.
 pub fn put_body(share: u64, offset: u64, bytes: &[u8], new_length: Option<u64>) -> ciborium::Value {
     let data = ciborium::Value::Bytes(bytes.to_vec());
-    ciborium::cbor!({
+    cbor!({
         "test-write-vectors" => {
             share => { "test" => [], "write" => [{ "offset" => offset, "data" => data }], "new-length" => new_length }
         },

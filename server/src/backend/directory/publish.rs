@@ -211,11 +211,15 @@ impl Thread {
     fn make_folder(&self, folder: &Path, folders: &mut BTreeSet<PathBuf>) -> io::Result<()> {
         let Some(parent) = folder.parent().filter(|_| folder != self.root) else { return Ok(()) };
         folders.insert(parent.to_owned());
-        match fs::create_dir(folder) {
+        let made = match fs::create_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.make_folder(parent, folders)?;
                 fs::create_dir(folder)
             }
+            made => made,
+        };
+        match made {
+            // Another process was first.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             made => made,
         }

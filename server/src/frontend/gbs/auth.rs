@@ -105,7 +105,7 @@ fn parse_secret(value: &[u8]) -> Result<(Secret, Vec<u8>), BadHeader> {
     let text = std::str::from_utf8(value).map_err(|_| BadHeader("X-Tahoe-Authorization is not UTF-8".to_owned()))?;
     let (kind, encoded) = text
         .trim()
-        .split_once(char::is_whitespace)
+        .split_once(' ')
         .ok_or_else(|| BadHeader("X-Tahoe-Authorization must be a kind and a secret".to_owned()))?;
     let kind = Secret::ALL
         .into_iter()

@@ -185,9 +185,8 @@ impl<L: LeaseDb, B: Backend> Handler for Gbs<L, B> {
             Err(error) => (None, Err(not_routed(error))),
         };
         let response = self.respond(endpoint, answer);
-        if response.status().is_client_error() {
-            body.drain().await;
-        }
+        // A body that nobody read would make HTTP close the connection, and the client's next request fail.
+        body.drain().await;
         let name = endpoint.map_or("other", |endpoint| endpoint.name());
         self.0.metrics.observe_request(name, response.status(), began.elapsed());
         tracing::debug!(endpoint = name, status = response.status().as_u16(), "request");
