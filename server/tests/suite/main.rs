@@ -4,6 +4,7 @@ mod commands;
 mod contract_backend;
 mod contract_leasedb;
 mod gbs;
+mod hostile;
 mod model;
 mod places;
 mod store;

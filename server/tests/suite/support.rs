@@ -2,7 +2,6 @@
 //! sends what they never would.
 
 use std::path::Path;
-
 use std::time::Duration;
 
 use ciborium::cbor;

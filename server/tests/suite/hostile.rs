@@ -1,0 +1,181 @@
+//! Requests made to break things: smuggled, mutated, nested, never read. Each gets an answer below 500 or a closed
+//! connection within its deadline, and none leaves anything behind.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use data_encoding::BASE64;
+use serde_json::Value as Json;
+
+use crate::places;
+use crate::support::{Connection, Request, Response, Server, Tls, authorization, index, noise, nurl_parts};
+
+async fn is_empty(server: &Server) {
+    assert_eq!(server.ask(&server.get("/storage/v1/version")).await.status, 200);
+    let usage = server.usage("default").await;
+    assert_eq!((usage.used_bytes, usage.reserved_bytes, usage.shares), (0, 0, 0));
+    assert_eq!(server.temporary_files(), Vec::<String>::new());
+}
+
+/// Sends bytes and takes the first answer, if there is one before the server closes.
+async fn shout(server: &Server, bytes: &[u8]) -> Option<Response> {
+    let mut connection = server.connect().await;
+    drop(connection.send(bytes).await);
+    match connection.receive(false).await {
+        Ok(answer) => Some(answer),
+        Err(error) if error.to_string() == "no answer" => panic!("hung: {:?}", String::from_utf8_lossy(bytes)),
+        Err(_) => None,
+    }
+}
+
+#[tokio::test]
+async fn no_request_hides_in_another() {
+    let server = Server::start().await;
+    let inner = server.get("/storage/v1/version").bytes();
+    let request = || server.put(&index(1), 0, 0, b"x").unmeasured().body(&inner);
+    let length = inner.len().to_string();
+    for (first, second) in [
+        (("Content-Length", "0"), ("Content-Length", length.as_str())),
+        (("Content-Length", length.as_str()), ("Content-Length", "0")),
+        (("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "identity")),
+        (("Transfer-Encoding", "xchunked"), ("Host", "x")),
+        (("Content-Length", "+5"), ("Host", "x")),
+        (("Content-Length", "-1"), ("Host", "x")),
+        (("Content-Length", "99999999999999999999999"), ("Host", "x")),
+        (("Content-Length", "0"), ("Transfer-Encoding", "chunked")),
+    ] {
+        let bytes = request().header(first.0, first.1).header(second.0, second.1).bytes();
+        let mut connection = server.connect().await;
+        drop(connection.send(&bytes).await);
+        if let Ok(answer) = connection.receive(false).await {
+            assert!((400..500).contains(&answer.status), "{first:?} {second:?}: {answer:?}");
+        }
+        let hidden = tokio::time::timeout(Duration::from_millis(200), connection.receive(false)).await;
+        let served = matches!(hidden, Ok(Ok(answer)) if answer.status == 200);
+        assert!(!served, "{first:?} {second:?}: the body was taken for a request");
+    }
+    is_empty(&server).await;
+}
+
+#[tokio::test]
+async fn nested_endless_and_lying_bodies_are_refused() {
+    let server = Server::start().await;
+    let key = b"\xa1\x72test-write-vectors";
+    for (name, body, status) in [
+        ("nested arrays", vec![0x81; 200_000], 400),
+        ("nested tags", vec![0xc6; 200_000], 400),
+        ("nested endless maps", vec![0xbf; 200_000], 400),
+        ("endless bytes", [&[0x5f][..], &[0x40; 200_000]].concat(), 400),
+        ("a map of 2^64-1", b"\xbb\xff\xff\xff\xff\xff\xff\xff\xff".to_vec(), 400),
+        ("a key of 2^63", b"\xa1\x7b\x80\0\0\0\0\0\0\0".to_vec(), 400),
+        ("a value of 2^63 bytes", [&key[..], b"\x5b\x80\0\0\0\0\0\0\0"].concat(), 400),
+        ("an endless list of shares", [&key[..], b"\xbf", &b"\0\xa0".repeat(1000)].concat(), 400),
+    ] {
+        for request in [server.read_test_write(&index(1), &body), server.allocate(&index(1), &[], 0).body(&body)] {
+            let got = server.ask(&request).await.status;
+            assert!(got == status || got == 413, "{name}: {got} to {}", request.line);
+        }
+    }
+    is_empty(&server).await;
+}
+
+#[tokio::test]
+async fn mutated_requests_never_fail_the_server() {
+    let server = Server::start_with(|config| {
+        config.limits.header_timeout_seconds = 1;
+        config.limits.stall_timeout_seconds = 1;
+        config.limits.idle_timeout_seconds = 1;
+    })
+    .await;
+    let exchanges: Json = serde_json::from_str(include_str!("../vectors/exchanges.json")).expect("JSON");
+    let rows = exchanges["rows"].as_array().expect("rows");
+    let seeds: Vec<Vec<u8>> = rows.iter().map(|row| seed(row, &server.authorization)).collect();
+    let random = noise(200 * 12);
+    let mutants = random.chunks(12).enumerate().map(|(number, random)| {
+        let mut bytes = seeds[number % seeds.len()].clone();
+        for choice in random.chunks(3) {
+            let at = (usize::from(choice[0]) << 8 | usize::from(choice[1])) % bytes.len();
+            match choice[2] % 4 {
+                0 => bytes[at] = choice[2],
+                1 => drop(bytes.remove(at)),
+                2 => bytes.insert(at, choice[2]),
+                _ => bytes[at] ^= 1 << (choice[2] % 8),
+            }
+        }
+        bytes
+    });
+    for batch in mutants.collect::<Vec<_>>().chunks(50) {
+        let answers = futures_util::future::join_all(batch.iter().map(|bytes| shout(&server, bytes))).await;
+        for (answer, bytes) in answers.into_iter().zip(batch) {
+            let status = answer.map_or(0, |answer| answer.status);
+            assert!(status < 500 || status == 507, "{status}: {:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+    assert_eq!(server.ask(&server.get("/storage/v1/version")).await.status, 200);
+    assert_eq!(server.temporary_files(), Vec::<String>::new());
+}
+
+/// A recorded request as bytes, in the name of our account.
+fn seed(row: &Json, authorization: &str) -> Vec<u8> {
+    let recorded = &row["request"];
+    let mut request = Request::new("GET", "/").unmeasured().without("Host");
+    recorded["line"].as_str().expect("a line").clone_into(&mut request.line);
+    for pair in recorded["headers"].as_array().expect("headers") {
+        let (name, value) = (pair[0].as_str().expect("a name"), pair[1].as_str().expect("a value"));
+        request = request.header(name, if name == "Authorization" { authorization } else { value });
+    }
+    request.body(&crate::support::hex(recorded["body_hex"].as_str().expect("a body"))).bytes()
+}
+
+#[tokio::test]
+async fn who_never_reads_is_cut_off() {
+    let server = Server::start_with(|config| config.limits.stall_timeout_seconds = 1).await;
+    let bytes = noise(40 << 20);
+    assert_eq!(server.ask(&server.put(&index(1), 0, 0, &bytes)).await.status, 200);
+    let mut connection: Connection = server.connect().await;
+    let path = format!("/storage/v1/mutable/{}/0", index(1));
+    connection.send(&server.get(&path).bytes()).await.expect("sent");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(connection.receive(false).await.is_err(), "a response that stalled is not finished later");
+}
+
+#[tokio::test]
+async fn logs_never_hold_a_swissnum() {
+    let folder = places::folder();
+    let config = folder.path().join("config.toml");
+    std::fs::write(&config, "[log]\nlevel = \"trace\"\n").expect("written");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_leasehold"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--output", "json", "--config"])
+        .args([&config])
+        .arg("--data-dir")
+        .arg(folder.path().join("data"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::from(std::fs::File::create(folder.path().join("log")).expect("a log")))
+        .spawn()
+        .expect("the program starts");
+    let mut line = Vec::new();
+    let mut stdout = child.stdout.take().expect("piped");
+    let mut byte = [0];
+    while stdout.read(&mut byte).expect("readable") == 1 && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    let started: Json = serde_json::from_slice(&line).expect("one line of JSON");
+    let (pinned, swissnum) = nurl_parts(started["nurl"].as_str().expect("a NURL"));
+    let stream =
+        tokio::net::TcpStream::connect(started["listen"].as_str().expect("an address")).await.expect("connects");
+    let mut connection = Tls::pinning(&pinned).connect(stream).await.expect("a handshake");
+    for path in ["/storage/v1/version", "/account/v1", "/nothing"] {
+        let request = Request::new("GET", path).header("Authorization", &authorization(&swissnum));
+        assert!(connection.ask(&request).await.status < 500);
+    }
+    drop(connection);
+    let pid = rustix::process::Pid::from_raw(child.id().try_into().expect("a pid")).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    let ended = tokio::task::spawn_blocking(move || child.wait()).await.expect("no panic").expect("ended");
+    assert_eq!(ended.code(), Some(0), "SIGTERM ends it well");
+    let log = std::fs::read_to_string(folder.path().join("log")).expect("text");
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log is detailed: {log}");
+    let encoded = BASE64.encode(swissnum.as_bytes());
+    assert!(!log.contains(&swissnum) && !log.contains(&encoded[..20]), "a swissnum is in the log");
+}
