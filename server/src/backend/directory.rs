@@ -8,7 +8,7 @@ mod cached;
 mod publish;
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -231,7 +231,7 @@ impl Backend for DirectoryBackend {
                     let inner = self.0.clone();
                     let written = blocking(move || {
                         let mut temporary = state.map_or_else(|| inner.temporaries.create(), Ok)?;
-                        block.iter().try_for_each(|bytes| temporary.file.write_all(bytes))?;
+                        temporary.append(&block)?;
                         Ok(temporary)
                     });
                     Content::Written(written.await?)

@@ -55,6 +55,13 @@ pub(super) struct Temporary {
     pub(super) renamed: bool,
 }
 
+impl Temporary {
+    /// Writes a block behind what was written before.
+    pub(super) fn append(&mut self, block: &[Bytes]) -> io::Result<()> {
+        block.iter().try_for_each(|bytes| self.file.write_all(bytes))
+    }
+}
+
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.renamed {
@@ -157,7 +164,7 @@ impl Thread {
         let written = match content {
             Content::Written(temporary) => Ok(temporary),
             Content::Small(bytes) => self.temporaries.create().and_then(|mut temporary| {
-                bytes.iter().try_for_each(|bytes| temporary.file.write_all(bytes))?;
+                temporary.append(&bytes)?;
                 Ok(temporary)
             }),
         };
