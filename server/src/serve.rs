@@ -151,6 +151,7 @@ const fn options(config: &Config) -> StoreOptions {
         immutable_share_max_bytes: config.limits.immutable_share_max.0,
         mutable_share_max_bytes: config.limits.mutable_share_max.0,
         object_max_bytes: 64 << 20,
+        merged_max_bytes: 64 << 20,
         reserved_bytes: config.storage.reserved_space.0,
     }
 }
@@ -220,10 +221,10 @@ async fn keep_clean<L: LeaseDb, B: Backend>(
     stop: CancellationToken,
 ) {
     loop {
-        match store.sweep().await {
-            Ok(swept) => {
-                metrics.uploads_expired.inc_by(swept.uploads_ended);
-                metrics.objects_deleted.inc_by(swept.objects_deleted);
+        match store.collect(|_| ()).await {
+            Ok(collected) => {
+                metrics.uploads_expired.inc_by(collected.uploads_ended);
+                metrics.objects_deleted.inc_by(collected.objects_deleted);
             }
             Err(error) => {
                 metrics.background_failures.inc();

@@ -7,6 +7,7 @@ use std::ops::Range;
 use crate::chunk::StoreObject;
 use crate::clock::Timestamp;
 use crate::id::{AccountId, ObjectId, ShareId};
+use crate::leasedb::Epoch;
 use crate::locator::{Extent, Locator, LocatorError};
 use crate::range::{RangeSet, intersection};
 use crate::secret::SecretHash;
@@ -45,6 +46,8 @@ pub struct Upload {
     pub deadline: Timestamp,
     /// What was received, ascending and disjoint.
     pub chunks: Vec<Chunk>,
+    /// The epoch of the database it was read in.
+    pub epoch: Epoch,
 }
 
 /// How one run of an incoming write relates to what is already there.

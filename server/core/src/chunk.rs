@@ -94,6 +94,16 @@ impl StoreObject {
         }
     }
 
+    /// Who wrote the object.
+    pub const fn account(&self) -> AccountId {
+        match self {
+            Self::Piece(piece) | Self::GenerationPiece(piece) => piece.account,
+            Self::Whole { account, .. } | Self::Generation { account, .. } | Self::SlotMarker { account, .. } => {
+                *account
+            }
+        }
+    }
+
     /// When the object was made, by the lease database's clock.
     pub fn made_at(&self) -> Timestamp {
         self.put_id().made_at()

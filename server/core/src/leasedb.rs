@@ -7,6 +7,7 @@
 use std::future::Future;
 
 use crate::account::{Account, AccountState, Usage};
+use crate::beat::BeatName;
 use crate::bucket::{Chunk, Upload};
 use crate::chunk::{ObjectName, StoreObject};
 use crate::clock::Timestamp;
@@ -34,7 +35,7 @@ pub enum LeaseDbError {
 }
 
 /// Results of this module.
-pub type Result<T> = std::result::Result<T, LeaseDbError>;
+pub type Result<T, E = LeaseDbError> = std::result::Result<T, E>;
 
 /// How long after its making an object's name may still be put into a row: the fence against frozen writers
 /// (`design.md` 3.5).
@@ -47,6 +48,82 @@ pub const UNDO_SECONDS: i64 = 7 * 86_400;
 /// A random value that every change of a slot replaces; the compare-and-set value of `review.md` B2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotToken(pub [u8; 16]);
+
+/// Counts the histories of a lease database: each restore, and each loss of commits that was noticed, begins another
+/// one. What was read in one history commits nothing in the next (`review.md` B2, C3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub u64);
+
+/// What may be done with what is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything.
+    Normal,
+    /// The database may not know all that was acknowledged: everything but deleting and expiring.
+    Recovery,
+}
+
+/// What a lease database is as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deployment {
+    /// Made at random with the database; stands in the backend as well.
+    pub id: ObjectId,
+    /// Its present history.
+    pub epoch: Epoch,
+    /// Whether anything may be deleted.
+    pub mode: Mode,
+}
+
+/// A tick of the deployment's heart (`review.md` B1).
+#[derive(Clone, Debug)]
+pub struct Tick {
+    /// The beats that the backend had before the call.
+    pub listed: Vec<BeatName>,
+    /// A fresh random value.
+    pub nonce: ObjectId,
+    /// Whether no acknowledged commit can be lost when a standby takes over.
+    pub standby_is_synchronous: bool,
+}
+
+/// What became of a [`Tick`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TickOutcome {
+    /// The beat was counted; it is to be put into the backend. All listed beats before `oldest` may be removed.
+    Beat {
+        /// The new beat.
+        beat: BeatName,
+        /// The oldest that is still compared.
+        oldest: u64,
+    },
+    /// Another process is ticking.
+    Elsewhere,
+    /// The database has lost commits: a new epoch has begun, in recovery mode.
+    Loss(Epoch),
+}
+
+/// A finished immutable share in several objects, to be stored in fewer.
+#[derive(Clone, Debug)]
+pub struct Scattered {
+    /// Which share.
+    pub share: ShareId,
+    /// Its row; merging holds only while its locator is the share's.
+    pub row: ShareRow,
+    /// The database's time.
+    pub now: Timestamp,
+}
+
+/// Other objects for the same bytes of an immutable share.
+#[derive(Clone, Debug)]
+pub struct Relocate {
+    /// Which share.
+    pub share: ShareId,
+    /// Where the bytes were read from; the swap holds only if that is still so (`review.md` A4).
+    pub from: Locator,
+    /// Where they are as well now. An empty locator means that nothing was stored: the share is left as it is.
+    pub to: Locator,
+    /// The epoch in which `from` was read.
+    pub epoch: Epoch,
+}
 
 /// A share that exists.
 #[derive(Clone, Debug)]
@@ -94,6 +171,8 @@ pub enum AllocateOutcome {
     },
     /// The account may not hold leases at present.
     Refused(AccountState),
+    /// These uploads rest on numbers asked for and are overdue; nothing was changed. End them and ask again.
+    Overdue(Vec<(ShareNumber, ObjectId)>),
 }
 
 /// Pieces that were stored for an upload.
@@ -107,6 +186,11 @@ pub struct RecordChunks {
     pub seen_received_bytes: u64,
     /// What is new, ascending; may be empty when a write repeated known bytes.
     pub chunks: Vec<Chunk>,
+    /// Whether the chunks were found in the backend instead of being stored just now: then the upload's row stands in for
+    /// the fence, and what garbage names is left out (`review.md` B3).
+    pub found: bool,
+    /// [`Upload::epoch`].
+    pub epoch: Epoch,
     /// How long the upload may rest from now, in seconds.
     pub idle_seconds: i64,
 }
@@ -140,6 +224,8 @@ pub struct SlotSnapshot {
     pub shares: Vec<ShareRow>,
     /// Whether immutable shares live under this storage index.
     pub has_immutable: bool,
+    /// The epoch it belongs to.
+    pub epoch: Epoch,
 }
 
 /// What a slot commit does to one share.
@@ -175,6 +261,8 @@ pub struct CommitSlot {
     pub marker: Option<ObjectName>,
     /// Objects that this commit makes rows name for the first time; they must be young.
     pub fresh: Vec<StoreObject>,
+    /// [`SlotSnapshot::epoch`].
+    pub epoch: Epoch,
 }
 
 /// What became of a [`CommitSlot`].
@@ -356,11 +444,34 @@ pub trait LeaseDb: Send + Sync + 'static {
     /// Makes objects garbage that were stored for nothing, save those that a row names (`review.md` A3).
     fn discard_objects(&self, objects: Vec<ObjectName>) -> impl Future<Output = Result<()>> + Send;
 
-    /// Claims garbage that is due; the claim lapses after `claim_seconds`.
-    fn claim_garbage(&self, max: u32, claim_seconds: i64) -> impl Future<Output = Result<Vec<Garbage>>> + Send;
+    /// Claims garbage that is due; the claim lapses after `claim_seconds`. Nothing unless the database is in normal
+    /// mode and of this epoch.
+    fn claim_garbage(
+        &self,
+        epoch: Epoch,
+        max: u32,
+        claim_seconds: i64,
+    ) -> impl Future<Output = Result<Vec<Garbage>>> + Send;
 
     /// Notes that all objects of claimed garbage are deleted. Rows stay for a while: they forbid adoption (`review.md` A1).
     fn finish_garbage(&self, ids: Vec<i64>) -> impl Future<Output = Result<()>> + Send;
+
+    /// Claims finished shares that lie in several objects for longer than a day; the claim lapses after
+    /// `claim_seconds`.
+    fn claim_scattered(&self, max: u32, claim_seconds: i64) -> impl Future<Output = Result<Vec<Scattered>>> + Send;
+
+    /// Swaps the objects of an immutable share for others with the same bytes and forgets the claim; the older ones
+    /// become garbage. False if the share has changed: then nothing names the new objects.
+    fn relocate(&self, request: Relocate) -> impl Future<Output = Result<bool>> + Send;
+
+    /// What the database is.
+    fn deployment(&self) -> impl Future<Output = Result<Deployment>> + Send;
+
+    /// Whether no process has ticked for `seconds`.
+    fn is_tick_due(&self, seconds: i64) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Counts a beat, or notices that commits were lost (`review.md` B1).
+    fn tick(&self, tick: Tick) -> impl Future<Output = Result<TickOutcome>> + Send;
 
     /// Keeps a corruption report, unless the share has enough open ones.
     fn advise(&self, advisory: Advisory) -> impl Future<Output = Result<()>> + Send;

@@ -1,6 +1,10 @@
 //! The lease database of Leasehold on real databases.
 //!
-//! Implements [`leasehold_core::leasedb::LeaseDb`]. What a transaction decides it decides with core's rules; this crate
-//! turns rows into values and back. No database type leaves its module.
+//! Implements [`leasehold_core::leasedb::LeaseDb`] on PostgreSQL, for any number of processes, and on one SQLite file,
+//! for a server on one machine. What a transaction decides is decided once, in `plan`; each database loads what that
+//! needs and applies what comes out. No database type leaves its module.
 
+mod columns;
+mod plan;
+pub mod postgres;
 pub mod sqlite;

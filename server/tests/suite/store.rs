@@ -129,7 +129,7 @@ async fn a3_a_slot_commit_of_unknown_outcome_keeps_its_objects() {
         let pod = site.pod(site.objects.clone());
         for _ in 0..3 {
             site.clock.advance(10 * DAY_SECONDS);
-            pod.store.sweep().await.expect("sweep");
+            pod.store.collect(|_| ()).await.expect("sweep");
         }
         assert_eq!(pod.read(ShareKind::Mutable, share).await, expected);
         site.assert_clean(&["alice"], &[1]).await;
@@ -153,7 +153,7 @@ async fn a3_the_last_write_of_unknown_outcome_is_answered_with_the_truth() {
         assert_eq!(written.finished, finished, "a client that gets 200 for its last write hangs for ever");
     }
     site.clock.advance(30 * DAY_SECONDS);
-    pod.store.sweep().await.expect("sweep");
+    pod.store.collect(|_| ()).await.expect("sweep");
     assert_eq!(pod.read(ShareKind::Immutable, share).await, pattern(0..100));
     site.assert_clean(&["alice"], &[1]).await;
 }
@@ -277,7 +277,7 @@ async fn a14_an_empty_bucket_share_is_granted_and_ends_by_timeout() {
     pod.allocate(&alice, share, 0).await;
     assert!(pod.numbers(ShareKind::Immutable, share).await.is_empty());
     site.clock.advance(IDLE_SECONDS + 1);
-    assert_eq!(pod.store.sweep().await.expect("sweep").uploads_ended, 1);
+    assert_eq!(pod.store.collect(|_| ()).await.expect("sweep").uploads_ended, 1);
     site.assert_clean(&["alice"], &[1]).await;
 }
 
@@ -337,7 +337,7 @@ async fn b1_an_upload_that_died_is_never_a_truncated_share() {
     assert!(sets.already_have.is_empty() && sets.allocated.is_empty(), "in neither set: {sets:?}");
     site.clock.advance(IDLE_SECONDS + 1);
     // The sweep also finds the object that no row ever named.
-    assert_eq!(pod.store.sweep().await.expect("sweep").uploads_ended, 1);
+    assert_eq!(pod.store.collect(|_| ()).await.expect("sweep").uploads_ended, 1);
     assert_eq!(allocate().await.allocated, [share.number]);
     let written = pod.store.write_bucket(share, &upload_secret(2), 0..100, body(&pattern(0..100))).await;
     assert!(written.expect("the whole share").finished);
@@ -412,11 +412,11 @@ async fn b5_ended_uploads_and_removed_shares_leave_nothing() {
     pod.store.read_test_write(&alice, storage_index(2), &enabler(1), &request, &payload).await.expect("removed");
     assert_eq!(site.usage("alice").await, (0, 2 * 112), "two uploads are left");
     site.clock.advance(IDLE_SECONDS + 1);
-    assert_eq!(pod.store.sweep().await.expect("sweep").uploads_ended, 2);
+    assert_eq!(pod.store.collect(|_| ()).await.expect("sweep").uploads_ended, 2);
     assert_eq!(site.usage("alice").await, (0, 0));
     for _ in 0..2 {
         site.clock.advance(9 * DAY_SECONDS);
-        pod.store.sweep().await.expect("sweep");
+        pod.store.collect(|_| ()).await.expect("sweep");
     }
     let left = site.objects.list("", None, 100).await.expect("list").objects;
     assert!(left.is_empty(), "{left:?}");
@@ -460,11 +460,11 @@ async fn b9_a_reader_keeps_its_version_while_others_write() {
     let slice = pod.slice(ShareKind::Mutable, share).await;
     pod.write_slot(&alice, share, b"2").await;
     site.clock.advance(SUPERSEDED_GRACE_SECONDS - 1);
-    pod.store.sweep().await.expect("sweep");
+    pod.store.collect(|_| ()).await.expect("sweep");
     let bytes = pod.store.read_slice(&slice).await.expect("pinned");
     assert_eq!(bytes, b"version one".as_slice(), "one version for the whole response");
     site.clock.advance(2);
-    pod.store.sweep().await.expect("sweep");
+    pod.store.collect(|_| ()).await.expect("sweep");
     let gone = pod.store.read_slice(&slice).await;
     assert!(matches!(gone, Err(StoreError::Vanished(_))), "told, not short: {gone:?}");
     assert_eq!(pod.read(ShareKind::Mutable, share).await, b"2");

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::body::{self, Body, Side};
+use super::collect::Found;
 use super::read::open_segments;
 use super::{Result, Store, StoreError};
 use crate::accountant::Session;
@@ -14,6 +15,9 @@ use crate::leasedb::{Allocate, AllocateOutcome, LeaseDb, LeaseDbError, RecordChu
 use crate::locator::Segment;
 use crate::secret::UploadSecret;
 use crate::share::{ShareKind, ShareState};
+
+/// How often an allocation that meets overdue uploads is tried again after they were ended.
+const OVERDUE_ATTEMPTS_MAX: usize = 5;
 
 /// The two answers to an allocation (`gbs.md` 8.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +50,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         size_bytes: u64,
         secret: &UploadSecret,
     ) -> Result<Allocated> {
-        let now = self.db.now().await?;
+        let now = self.recent_time().await?;
         let fits = size_bytes <= self.options.immutable_share_max_bytes;
         let wanted = if fits { share_numbers } else { &[] };
         let request = Allocate {
@@ -58,10 +62,19 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             idle_seconds: self.options.upload_idle_seconds,
             backend_available_bytes: self.backend_available_bytes.load(std::sync::atomic::Ordering::Relaxed),
         };
-        match self.db.allocate(request).await? {
-            AllocateOutcome::Done { already_have, allocated } => Ok(Allocated { already_have, allocated }),
-            AllocateOutcome::Refused(state) => Err(StoreError::Refused(state)),
+        for _ in 0..OVERDUE_ATTEMPTS_MAX {
+            match self.db.allocate(request.clone()).await? {
+                AllocateOutcome::Done { already_have, allocated } => return Ok(Allocated { already_have, allocated }),
+                AllocateOutcome::Refused(state) => return Err(StoreError::Refused(state)),
+                // An overdue upload gives way at once (`review.md` D5).
+                AllocateOutcome::Overdue(uploads) => {
+                    for (number, upload) in uploads {
+                        self.end_overdue(ShareId::new(storage_index, number), upload).await?;
+                    }
+                }
+            }
         }
+        Err(StoreError::Busy)
     }
 
     /// Stores `body` as bytes `range` of a share in upload; all of it durably, or nothing (`gbs.md` 8.2).
@@ -86,11 +99,18 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             return Err(StoreError::OutOfBounds { size_bytes: upload.size_bytes });
         }
         let mut writing = Writing { store: self, upload, now, stored: Vec::new() };
+        let is_last = range.end == writing.upload.size_bytes;
         let result = match writing.receive(range, body).await {
             Ok(()) => writing.record().await,
             Err(error) => Err(error),
         };
         match result {
+            // The client sends in order: where bytes are missing now, a commit was lost, and with it only the row
+            // (`review.md` B3).
+            Ok(written) if is_last && !written.finished => match self.record_found(share, writing.upload.id).await? {
+                Found::Complete => Ok(Written { finished: true, missing: Vec::new() }),
+                Found::Incomplete(_) => Ok(written),
+            },
             Ok(written) => Ok(written),
             Err(Failure::Known(error)) => {
                 writing.discard().await;
@@ -222,6 +242,8 @@ impl<L: LeaseDb, B: Backend> Writing<'_, L, B> {
                 upload: self.upload.id,
                 seen_received_bytes: self.upload.received_bytes,
                 chunks: chunks.clone(),
+                found: false,
+                epoch: self.upload.epoch,
                 idle_seconds: self.store.options.upload_idle_seconds,
             };
             match self.store.db.record_chunks(request).await {
@@ -238,9 +260,11 @@ impl<L: LeaseDb, B: Backend> Writing<'_, L, B> {
                     self.stored.clear();
                     return Err(StoreError::Conflict.into());
                 }
-                Ok(RecordOutcome::Gone) => return Err(StoreError::NotFound.into()),
+                Ok(RecordOutcome::Gone) => return self.finished_by_others().await,
                 Ok(RecordOutcome::Stale) => {
-                    self.look_again().await?;
+                    if !self.look_again().await? {
+                        return self.finished_by_others().await;
+                    }
                     chunks = self.remainder().await?;
                 }
                 Err(LeaseDbError::OutcomeUnknown(cause)) => return self.find_out(cause).await,
@@ -249,10 +273,24 @@ impl<L: LeaseDb, B: Backend> Writing<'_, L, B> {
         }
     }
 
-    async fn look_again(&mut self) -> Result<(), Failure> {
+    /// Reads the upload again; false if it has ended.
+    async fn look_again(&mut self) -> Result<bool, Failure> {
         let (_, upload) = self.store.db.find_upload(self.upload.share).await?;
-        self.upload = upload.filter(|upload| upload.id == self.upload.id).ok_or(StoreError::NotFound)?;
-        Ok(())
+        let Some(upload) = upload.filter(|upload| upload.id == self.upload.id) else { return Ok(false) };
+        self.upload = upload;
+        Ok(true)
+    }
+
+    /// The upload has ended while this write was under way: by an abort, or because somebody found our objects in the
+    /// backend and recorded them for us.
+    async fn finished_by_others(&self) -> Result<Written, Failure> {
+        let row = self.store.db.find_share(self.upload.share).await?;
+        let objects = row.filter(|row| row.state == ShareState::Stable).map(|row| row.locator.objects());
+        let named = |chunk: &Chunk| objects.as_ref().is_some_and(|objects| objects.contains(&chunk.object));
+        if !self.stored.is_empty() && self.stored.iter().all(named) {
+            return Ok(Written { finished: true, missing: Vec::new() });
+        }
+        Err(StoreError::NotFound.into())
     }
 
     async fn remainder(&self) -> Result<Vec<Chunk>> {

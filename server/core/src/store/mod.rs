@@ -6,25 +6,27 @@
 //! either named by a row or garbage. A process that dies in the middle leaves objects that no row names, nothing else.
 
 mod body;
+mod collect;
+mod heart;
 mod immutable;
-mod maintenance;
 mod mutable;
 mod read;
 mod stage;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 pub use body::Payload;
+pub use collect::Collected;
+pub use heart::Claim;
 pub use immutable::{Allocated, Written};
-pub use maintenance::Swept;
 pub use mutable::ReadTestWriteOutcome;
 pub use read::ShareSlice;
 
 use crate::account::AccountState;
 use crate::accountant::Session;
 use crate::backend::{Backend, BackendError};
-use crate::clock::Entropy;
+use crate::clock::{Entropy, Timestamp};
 use crate::id::{ShareId, StorageIndex};
 use crate::leasedb::{Advisory, LeaseDb, LeaseDbError, LeaseRow, RenewOutcome, ShareRow};
 use crate::share::ShareKind;
@@ -115,6 +117,8 @@ pub struct StoreOptions {
     pub mutable_share_max_bytes: u64,
     /// The largest object stored for one write, in bytes.
     pub object_max_bytes: u64,
+    /// The largest object that pieces are merged into, in bytes.
+    pub merged_max_bytes: u64,
     /// Room to leave free in the backend, in bytes.
     pub reserved_bytes: u64,
 }
@@ -126,6 +130,7 @@ impl Default for StoreOptions {
             immutable_share_max_bytes: 1 << 40,
             mutable_share_max_bytes: 64 << 30,
             object_max_bytes: 64 << 20,
+            merged_max_bytes: 64 << 20,
             reserved_bytes: 0,
         }
     }
@@ -150,12 +155,21 @@ pub struct Store<L, B> {
     entropy: Entropy,
     options: StoreOptions,
     backend_available_bytes: AtomicU64,
+    /// The database's time at the last refresh, in milliseconds; 0 before the first.
+    recent_millis: AtomicI64,
 }
 
 impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// Puts a store together. Call [`refresh_space`](Self::refresh_space) before it is used.
     pub fn new(db: Arc<L>, backend: Arc<B>, entropy: Entropy, options: StoreOptions) -> Self {
-        Self { db, backend, entropy, options, backend_available_bytes: AtomicU64::new(0) }
+        Self {
+            db,
+            backend,
+            entropy,
+            options,
+            backend_available_bytes: AtomicU64::new(0),
+            recent_millis: AtomicI64::new(0),
+        }
     }
 
     /// The lease database.
@@ -168,10 +182,19 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// # Errors
     /// The backend does not answer; nothing more is announced or allocated then.
     pub async fn refresh_space(&self) -> Result<()> {
+        self.recent_millis.store(self.db.now().await?.millis(), Ordering::Relaxed);
         let answer = self.backend.available_bytes().await;
         let available = answer.as_ref().map_or(0, |bytes| bytes.saturating_sub(self.options.reserved_bytes));
         self.backend_available_bytes.store(available, Ordering::Relaxed);
         Ok(answer.map(drop)?)
+    }
+
+    /// The database's time, some seconds old: good for the ids of uploads, whose age nothing depends on.
+    async fn recent_time(&self) -> Result<Timestamp> {
+        match self.recent_millis.load(Ordering::Relaxed) {
+            0 => Ok(self.db.now().await?),
+            millis => Ok(Timestamp::from_millis(millis)),
+        }
     }
 
     /// What the backend last said it can still store, in bytes.

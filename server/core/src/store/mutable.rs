@@ -310,6 +310,7 @@ impl<L: LeaseDb, B: Backend> SlotWrite<'_, L, B> {
             changes,
             marker,
             fresh: stored.iter().map(|name| name.object).collect(),
+            epoch: self.snapshot.epoch,
         };
         match self.store.db.commit_slot(request).await {
             Ok(outcome) => Ok(outcome),

@@ -23,8 +23,9 @@ use crate::chunk::{ObjectKey, ObjectName, StoreObject};
 use crate::clock::Timestamp;
 use crate::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use crate::leasedb::{
-    AccountChange, Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, CreateOutcome, Credential, Garbage,
-    LeaseDb, LeaseDbError, LeaseRow, RecordChunks, RecordOutcome, RenewOutcome, ShareRow, SlotSnapshot,
+    AccountChange, Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, CreateOutcome, Credential,
+    Deployment, Epoch, Garbage, LeaseDb, LeaseDbError, LeaseRow, RecordChunks, RecordOutcome, Relocate, RenewOutcome,
+    Scattered, ShareRow, SlotSnapshot, Tick, TickOutcome,
 };
 use crate::secret::SecretHash;
 use crate::share::ShareKind;
@@ -323,8 +324,13 @@ pass_on! {
     fn read_slot(storage_index: StorageIndex) -> SlotSnapshot;
     fn commit_slot(request: CommitSlot) -> CommitOutcome;
     fn discard_objects(objects: Vec<ObjectName>) -> ();
-    fn claim_garbage(max: u32, claim_seconds: i64) -> Vec<Garbage>;
+    fn claim_garbage(epoch: Epoch, max: u32, claim_seconds: i64) -> Vec<Garbage>;
     fn finish_garbage(ids: Vec<i64>) -> ();
+    fn claim_scattered(max: u32, claim_seconds: i64) -> Vec<Scattered>;
+    fn relocate(request: Relocate) -> bool;
+    fn deployment() -> Deployment;
+    fn is_tick_due(seconds: i64) -> bool;
+    fn tick(tick: Tick) -> TickOutcome;
     fn advise(advisory: Advisory) -> ();
     fn find_credential(hash: SecretHash) -> Option<Credential>;
     fn note_use(uses: Vec<(SecretHash, Timestamp)>) -> ();

@@ -7,7 +7,9 @@ use leasehold_core::leasedb::{AccountChange, CreateOutcome, Credential, Result};
 use leasehold_core::secret::SecretHash;
 
 use super::Tx;
-use super::rows::{account_of, integer, state_number, unsigned};
+use super::rows::account_of;
+use crate::columns::{state_number, unsigned};
+use crate::plan::integer;
 
 const CREDENTIAL_COLUMNS: &str = "c.secret_hash, c.not_after, c.last_used_at, c.created_at,
                    a.account_id, a.name, a.state, a.quota_bytes, a.lease_days, a.message, a.created_at,

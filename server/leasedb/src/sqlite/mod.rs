@@ -6,11 +6,11 @@
 //! survives a power cut. Other processes (the command line) may open the same file at the same time.
 
 mod accounts;
+mod apply;
+mod deployment;
 mod garbage;
 mod rows;
-mod shares;
-mod slots;
-mod uploads;
+mod transactions;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,8 +25,9 @@ use leasehold_core::clock::{Clock, Timestamp};
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::lease::LeaseTerms;
 use leasehold_core::leasedb::{
-    AccountChange, Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, CreateOutcome, Credential, Garbage,
-    LeaseDb, LeaseDbError, LeaseRow, RecordChunks, RecordOutcome, RenewOutcome, Result, ShareRow, SlotSnapshot,
+    AccountChange, Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, CreateOutcome, Credential,
+    Deployment, Epoch, Garbage, LeaseDb, LeaseDbError, LeaseRow, RecordChunks, RecordOutcome, Relocate, RenewOutcome,
+    Result, Scattered, ShareRow, SlotSnapshot, Tick, TickOutcome,
 };
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
@@ -302,11 +303,11 @@ impl LeaseDb for SqliteLeaseDb {
         self.write(move |tx| tx.discard_objects(objects)).await
     }
 
-    async fn claim_garbage(&self, max: u32, claim_seconds: i64) -> Result<Vec<Garbage>> {
+    async fn claim_garbage(&self, epoch: Epoch, max: u32, claim_seconds: i64) -> Result<Vec<Garbage>> {
         if !self.read(|tx| tx.has_due_garbage()).await? {
             return Ok(Vec::new());
         }
-        self.write(move |tx| tx.claim_garbage(max, claim_seconds)).await
+        self.write(move |tx| tx.claim_garbage(epoch, max, claim_seconds)).await
     }
 
     async fn finish_garbage(&self, ids: Vec<i64>) -> Result<()> {
@@ -314,6 +315,29 @@ impl LeaseDb for SqliteLeaseDb {
             return Ok(());
         }
         self.write(move |tx| tx.finish_garbage(&ids)).await
+    }
+
+    async fn claim_scattered(&self, max: u32, claim_seconds: i64) -> Result<Vec<Scattered>> {
+        if !self.read(|tx| tx.has_scattered()).await? {
+            return Ok(Vec::new());
+        }
+        self.write(move |tx| tx.claim_scattered(max, claim_seconds)).await
+    }
+
+    async fn relocate(&self, request: Relocate) -> Result<bool> {
+        self.write(move |tx| tx.relocate(&request)).await
+    }
+
+    async fn deployment(&self) -> Result<Deployment> {
+        self.read(|tx| tx.deployment()).await
+    }
+
+    async fn is_tick_due(&self, seconds: i64) -> Result<bool> {
+        self.read(move |tx| tx.is_tick_due(seconds)).await
+    }
+
+    async fn tick(&self, tick: Tick) -> Result<TickOutcome> {
+        self.write(move |tx| tx.tick(&tick)).await
     }
 
     async fn advise(&self, advisory: Advisory) -> Result<()> {

@@ -1,59 +1,17 @@
-//! How core's values stand in columns, and the few statements that several transactions share.
+//! Statements, and rows as core's values.
 
-use leasehold_core::account::{Account, AccountState, Usage};
-use leasehold_core::chunk::StoreObject;
+use leasehold_core::account::{Account, Usage};
+use leasehold_core::bucket::{Chunk, Upload};
 use leasehold_core::clock::Timestamp;
-use leasehold_core::id::{AccountId, ObjectId, ShareNumber, StorageIndex};
-use leasehold_core::lease::{Lease, LeaseTerms};
-use leasehold_core::leasedb::{GarbageReason, LeaseDbError, NAME_FENCE_SECONDS, Result, ShareRow};
-use leasehold_core::locator::{Extent, Locator};
-use leasehold_core::share::{ShareKind, ShareState};
+use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
+use leasehold_core::leasedb::{Epoch, LeaseDbError, Result, ShareRow, SlotToken};
+use leasehold_core::locator::Locator;
+use leasehold_core::secret::SecretHash;
 use rusqlite::{CachedStatement, Row};
 
 use super::{Tx, unavailable};
-
-pub(super) fn damaged(what: &str) -> LeaseDbError {
-    LeaseDbError::Invalid(format!("a row holds a damaged {what}"))
-}
-
-/// SQLite integers are signed; every size we store is far below that.
-pub(super) fn integer(value: u64) -> Result<i64> {
-    i64::try_from(value).map_err(|_| LeaseDbError::Invalid(format!("{value} is too large to store")))
-}
-
-pub(super) fn unsigned(value: i64) -> u64 {
-    u64::try_from(value).unwrap_or_default()
-}
-
-pub(super) const fn kind_number(kind: ShareKind) -> i64 {
-    match kind {
-        ShareKind::Immutable => 0,
-        ShareKind::Mutable => 1,
-    }
-}
-
-pub(super) const fn kind_of(number: i64) -> ShareKind {
-    if number == 0 { ShareKind::Immutable } else { ShareKind::Mutable }
-}
-
-pub(super) const fn reason_number(reason: GarbageReason) -> i64 {
-    match reason {
-        GarbageReason::Unleased => 1,
-        GarbageReason::Removed => 2,
-        GarbageReason::Superseded => 3,
-        GarbageReason::Aborted => 4,
-        GarbageReason::Orphan => 5,
-    }
-}
-
-pub(super) fn state_number(state: AccountState) -> i64 {
-    AccountState::ALL.iter().position(|s| *s == state).map_or(0, |index| index as i64)
-}
-
-pub(super) fn state_of(number: i64) -> AccountState {
-    let index = usize::try_from(number).unwrap_or_default();
-    AccountState::ALL.get(index).copied().unwrap_or(AccountState::Suspended)
-}
+use crate::columns::{damaged, extent_of, kind_of, lease_of, share_state_of, state_of, unsigned};
+use crate::plan::{Caller, Held, SlotRow, View};
 
 /// An account of the columns `account_id, name, state, quota_bytes, lease_days, message, created_at, leased_bytes,
 /// leased_shares, reserved_bytes`, beginning with column `at`.
@@ -75,47 +33,17 @@ pub(super) fn account_of(row: &Row<'_>, at: usize) -> rusqlite::Result<(Account,
     Ok((account, usage))
 }
 
-/// A share of the columns `shnum, kind, state, size_bytes, locator`.
-pub(super) fn share_of(row: &Row<'_>) -> rusqlite::Result<(ShareRow, bool)> {
+/// A share of the columns `shnum, kind, state, size_bytes, locator`; an error of ours where the locator is damaged.
+pub(super) fn share_of(row: &Row<'_>) -> rusqlite::Result<Result<ShareRow>> {
+    let (number, kind, state, size) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
     let locator = Locator::decode(row.get_ref(4)?.as_blob()?);
-    let share = ShareRow {
-        number: ShareNumber::new(row.get(0)?),
-        kind: kind_of(row.get(1)?),
-        state: if row.get::<_, i64>(2)? == 1 { ShareState::Stable } else { ShareState::Lost },
-        size_bytes: unsigned(row.get(3)?),
-        locator: locator.clone().unwrap_or_default(),
-    };
-    Ok((share, locator.is_ok()))
-}
-
-pub(super) fn lease_of(renewed_at: i64, expires_at: i64) -> Lease {
-    Lease { renewed_at: Timestamp::from_seconds(renewed_at), expires_at: Timestamp::from_seconds(expires_at) }
-}
-
-pub(super) fn object_to_blob(range: std::ops::Range<u64>, object: StoreObject) -> Result<Vec<u8>> {
-    let locator = Locator::new(vec![Extent { range, object }]).map_err(|_| damaged("chunk"))?;
-    Ok(locator.encode())
-}
-
-pub(super) fn extent_of(blob: &[u8]) -> Result<Extent> {
-    let locator = Locator::decode(blob).map_err(|_| damaged("chunk"))?;
-    locator.extents().first().cloned().ok_or_else(|| damaged("chunk"))
-}
-
-/// A share's part in its leaseholders' usage, in bytes: lost shares are not charged.
-pub(super) fn counted(row: &ShareRow) -> u64 {
-    match row.state {
-        ShareState::Stable => row.kind.charged_bytes(row.size_bytes),
-        ShareState::Lost | ShareState::Coming | ShareState::Going => 0,
-    }
-}
-
-/// What becomes of a request for a lease.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leased {
-    Held,
-    Added,
-    OverQuota,
+    Ok(locator.map_err(|_| damaged("locator")).map(|locator| ShareRow {
+        number: ShareNumber::new(number),
+        kind: kind_of(kind),
+        state: share_state_of(state),
+        size_bytes: unsigned(size),
+        locator,
+    }))
 }
 
 impl Tx<'_> {
@@ -147,12 +75,12 @@ impl Tx<'_> {
         self.now.seconds()
     }
 
-    /// Refuses an id that is too old to be put into a row: its writer may have slept (`review.md` A13).
-    pub(super) fn check_fence(&self, id: ObjectId) -> Result<()> {
-        if id.made_at().seconds() > self.now_seconds() - NAME_FENCE_SECONDS {
-            return Ok(());
-        }
-        Err(LeaseDbError::Invalid("an object was stored too long ago to be named now".to_owned()))
+    pub(super) fn epoch(&self) -> Result<Epoch> {
+        let sql = "-- epoch
+            SELECT epoch
+            FROM deployment";
+        let epoch = self.query(sql, [], |row| row.get(0))?.pop().map(unsigned);
+        epoch.map(Epoch).ok_or_else(|| damaged("deployment"))
     }
 
     pub(super) fn account(&self, account: AccountId) -> Result<Option<(Account, Usage)>> {
@@ -169,71 +97,110 @@ impl Tx<'_> {
         self.account(account)?.ok_or_else(|| LeaseDbError::Invalid(format!("there is no account {account}")))
     }
 
-    pub(super) fn terms_of(&self, account: &Account) -> LeaseTerms {
-        self.terms.for_days(account.lease_days)
+    /// What a transaction for an account decides on.
+    pub(super) fn view(&self, storage_index: StorageIndex, account: AccountId) -> Result<View> {
+        let (account, usage) = self.existing_account(account)?;
+        let sql = "-- held_shares
+            SELECT s.shnum, s.kind, s.state, s.size_bytes, s.locator, l.renewed_at, l.expires_at
+            FROM shares s
+            LEFT JOIN leases l ON l.si = s.si AND l.shnum = s.shnum AND l.account_id = ?2
+            WHERE s.si = ?1
+            ORDER BY s.shnum";
+        let held = |row: &Row<'_>| {
+            let times: (Option<i64>, Option<i64>) = (row.get(5)?, row.get(6)?);
+            let lease = times.0.zip(times.1).map(|(renewed_at, expires_at)| lease_of(renewed_at, expires_at));
+            Ok(share_of(row)?.map(|row| Held { row, lease }))
+        };
+        let shares = self.query(sql, (storage_index.as_bytes(), account.id.get()), held)?;
+        let shares = shares.into_iter().collect::<Result<_>>()?;
+        let terms = self.terms.for_days(account.lease_days);
+        Ok(View { now: self.now, epoch: self.epoch()?, caller: Caller { account, usage, terms }, shares })
     }
 
-    pub(super) fn add_usage(&self, account: AccountId, bytes: i64, shares: i64, reserved: i64) -> Result<()> {
-        let sql = "-- add_usage
-            UPDATE accounts
-            SET leased_bytes = leased_bytes + ?2, leased_shares = leased_shares + ?3, reserved_bytes = reserved_bytes + ?4
-            WHERE account_id = ?1";
-        self.execute(sql, (account.get(), bytes, shares, reserved)).map(drop)
+    pub(super) fn list_shares(&self, storage_index: StorageIndex) -> Result<Vec<ShareRow>> {
+        let sql = "-- list_shares
+            SELECT shnum, kind, state, size_bytes, locator
+            FROM shares
+            WHERE si = ?1
+            ORDER BY shnum";
+        self.query(sql, [storage_index.as_bytes()], share_of)?.into_iter().collect()
     }
 
-    pub(super) fn find_lease(
-        &self,
-        storage_index: StorageIndex,
-        number: ShareNumber,
-        account: AccountId,
-    ) -> Result<Option<Lease>> {
-        let sql = "-- find_lease
-            SELECT renewed_at, expires_at
+    pub(super) fn find_share(&self, share: ShareId) -> Result<Option<ShareRow>> {
+        let sql = "-- find_share
+            SELECT shnum, kind, state, size_bytes, locator
+            FROM shares
+            WHERE si = ?1 AND shnum = ?2";
+        let params = (share.storage_index.as_bytes(), share.number.get());
+        self.query(sql, params, share_of)?.pop().transpose()
+    }
+
+    pub(super) fn slot_row(&self, storage_index: StorageIndex) -> Result<Option<SlotRow>> {
+        let sql = "-- slot_row
+            SELECT token, write_enabler_hash, marker
+            FROM slots
+            WHERE si = ?1";
+        let row = self.query(sql, [storage_index.as_bytes()], |row| {
+            Ok((SlotToken(row.get(0)?), SecretHash::new(row.get(1)?), row.get::<_, Option<String>>(2)?))
+        })?;
+        let Some((token, write_enabler, marker)) = row.into_iter().next() else { return Ok(None) };
+        let marker = marker.map(|name| name.parse().map_err(|_| damaged("marker"))).transpose()?;
+        Ok(Some(SlotRow { token, write_enabler, marker }))
+    }
+
+    /// Who leases which share of a storage index.
+    pub(super) fn holders(&self, storage_index: StorageIndex) -> Result<Vec<(ShareNumber, AccountId)>> {
+        let sql = "-- holders
+            SELECT shnum, account_id
             FROM leases
-            WHERE si = ?1 AND shnum = ?2 AND account_id = ?3";
-        let params = (storage_index.as_bytes(), number.get(), account.get());
-        Ok(self.query(sql, params, |row| Ok(lease_of(row.get(0)?, row.get(1)?)))?.pop())
+            WHERE si = ?1
+            ORDER BY account_id";
+        self.query(sql, [storage_index.as_bytes()], |row| {
+            Ok((ShareNumber::new(row.get(0)?), AccountId::new(row.get(1)?)))
+        })
     }
 
-    pub(super) fn put_lease(
-        &self,
-        storage_index: StorageIndex,
-        number: ShareNumber,
-        account: AccountId,
-        lease: Lease,
-    ) -> Result<()> {
-        let sql = "-- put_lease
-            INSERT INTO leases (si, shnum, account_id, renewed_at, expires_at)
-            VALUES (?1, ?2, ?3, ?4, ?5)
-            ON CONFLICT (si, shnum, account_id) DO UPDATE
-            SET renewed_at = max(renewed_at, excluded.renewed_at), expires_at = max(expires_at, excluded.expires_at)";
-        let times = (lease.renewed_at.seconds(), lease.expires_at.seconds());
-        self.execute(sql, (storage_index.as_bytes(), number.get(), account.get(), times.0, times.1)).map(drop)
+    /// The uploads in progress of a storage index, without their chunks.
+    pub(super) fn uploads(&self, storage_index: StorageIndex) -> Result<Vec<Upload>> {
+        let sql = "-- uploads
+            SELECT shnum, upload_id, account_id, size_bytes, received_bytes, secret_hash, deadline
+            FROM uploads
+            WHERE si = ?1";
+        let epoch = self.epoch()?;
+        self.query(sql, [storage_index.as_bytes()], |row| {
+            Ok(Upload {
+                share: ShareId::new(storage_index, ShareNumber::new(row.get(0)?)),
+                id: ObjectId::new(row.get(1)?),
+                account: AccountId::new(row.get(2)?),
+                size_bytes: unsigned(row.get(3)?),
+                received_bytes: unsigned(row.get(4)?),
+                secret: SecretHash::new(row.get(5)?),
+                deadline: Timestamp::from_seconds(row.get(6)?),
+                chunks: Vec::new(),
+                epoch,
+            })
+        })
     }
 
-    /// Renews the account's lease on a stable share, or adds one if it fits; `usage` is kept up to date.
-    pub(super) fn lease_share(
-        &self,
-        storage_index: StorageIndex,
-        share: &ShareRow,
-        account: &Account,
-        usage: &mut Usage,
-    ) -> Result<Leased> {
-        let terms = self.terms_of(account);
-        if let Some(lease) = self.find_lease(storage_index, share.number, account.id)? {
-            if !terms.holds(lease, self.now) {
-                self.put_lease(storage_index, share.number, account.id, terms.grant(self.now, Some(lease)))?;
-            }
-            return Ok(Leased::Held);
-        }
-        let bytes = counted(share);
-        if bytes > usage.left(account.quota_bytes) {
-            return Ok(Leased::OverQuota);
-        }
-        self.put_lease(storage_index, share.number, account.id, terms.grant(self.now, None))?;
-        self.add_usage(account.id, integer(bytes)?, 1, 0)?;
-        usage.used_bytes += bytes;
-        usage.shares += 1;
-        Ok(Leased::Added)
+    pub(super) fn chunks(&self, share: ShareId) -> Result<Vec<Chunk>> {
+        let sql = "-- chunks
+            SELECT object, digest
+            FROM upload_chunks
+            WHERE si = ?1 AND shnum = ?2
+            ORDER BY begin_off";
+        let params = (share.storage_index.as_bytes(), share.number.get());
+        let rows = self.query(sql, params, |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?)))?;
+        let chunk = |(object, digest): (Vec<u8>, _)| {
+            let extent = extent_of(&object)?;
+            Ok(Chunk { range: extent.range, object: extent.object, digest })
+        };
+        rows.into_iter().map(chunk).collect()
+    }
+
+    pub(super) fn find_upload(&self, share: ShareId) -> Result<Option<Upload>> {
+        let found = self.uploads(share.storage_index)?.into_iter().find(|upload| upload.share == share);
+        let Some(upload) = found else { return Ok(None) };
+        let chunks = if upload.received_bytes > 0 { self.chunks(share)? } else { Vec::new() };
+        Ok(Some(Upload { chunks, ..upload }))
     }
 }

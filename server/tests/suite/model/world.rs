@@ -200,7 +200,7 @@ impl World {
                 store.advise(&session, *kind, share(*key), "looks bad".to_owned()).await?;
                 Answer::Done
             }
-            Operation::Sweep => Answer::Ended(store.sweep().await?.uploads_ended),
+            Operation::Sweep => Answer::Ended(store.collect(|_| ()).await?.uploads_ended),
             Operation::RefreshSpace => {
                 store.refresh_space().await?;
                 Answer::Done
@@ -309,7 +309,7 @@ impl World {
 
     /// Sweeps without faults.
     pub async fn sweep(&self) -> Result<(), String> {
-        self.plain.sweep().await.map(drop).map_err(|error| format!("sweep: {error:?}"))
+        self.plain.collect(|_| ()).await.map(drop).map_err(|error| format!("sweep: {error:?}"))
     }
 
     /// Objects that nothing names, once all garbage is gone: how many there are, and those that have no excuse.

@@ -89,7 +89,7 @@ impl Site {
         let pod = self.pod(self.objects.clone());
         for _ in 0..3 {
             self.clock.advance(9 * 86_400);
-            pod.store.sweep().await.expect("sweep");
+            pod.store.collect(|_| ()).await.expect("sweep");
         }
         self.assert_usage(accounts, indexes).await;
         let (mut named, mut slots) = (HashSet::new(), HashSet::new());

@@ -10,7 +10,7 @@ use crate::clock::{Clock, Entropy};
 use crate::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use crate::lease::LeaseTerms;
 use crate::leasedb::{
-    AccountChange, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, CreateOutcome, LeaseDb, LeaseRow,
+    AccountChange, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, CreateOutcome, Epoch, LeaseDb, LeaseRow,
     RecordChunks, RecordOutcome, ShareRow, SlotChange, SlotToken,
 };
 use crate::locator::{Extent, Locator};
@@ -20,6 +20,8 @@ use crate::testing::values::{Guard, credential, enabler, upload_secret};
 
 /// How long uploads of the cases may rest, in seconds.
 pub(crate) const IDLE_SECONDS: i64 = 1800;
+/// The epoch in which a database begins.
+pub(crate) const FIRST_EPOCH: Epoch = Epoch(1);
 
 /// A lease database under test.
 pub struct Bench<D> {
@@ -73,7 +75,18 @@ impl<D: LeaseDb> Bench<D> {
     }
 
     pub(crate) async fn allocate(&self, account: AccountId, index: StorageIndex, numbers: &[u8], size: u64) -> Sets {
-        sets(self.db.allocate(self.request(account, index, numbers, size)).await.expect("allocate"))
+        loop {
+            match self.db.allocate(self.request(account, index, numbers, size)).await.expect("allocate") {
+                AllocateOutcome::Overdue(uploads) => {
+                    for (number, upload) in uploads {
+                        let share = ShareId::new(index, number);
+                        let ended = self.db.end_upload(share, upload, Vec::new(), true).await.expect("end_upload");
+                        assert!(ended, "{share} was said to be overdue");
+                    }
+                }
+                outcome => return sets(outcome),
+            }
+        }
     }
 
     /// The id of the upload in progress.
@@ -109,8 +122,19 @@ impl<D: LeaseDb> Bench<D> {
         seen: u64,
         chunks: Vec<Chunk>,
     ) -> crate::leasedb::Result<RecordOutcome> {
-        let request = RecordChunks { share, upload, seen_received_bytes: seen, chunks, idle_seconds: IDLE_SECONDS };
-        self.db.record_chunks(request).await
+        self.db.record_chunks(self.recording(share, upload, seen, chunks)).await
+    }
+
+    pub(crate) fn recording(&self, share: ShareId, upload: ObjectId, seen: u64, chunks: Vec<Chunk>) -> RecordChunks {
+        RecordChunks {
+            share,
+            upload,
+            seen_received_bytes: seen,
+            chunks,
+            found: false,
+            epoch: FIRST_EPOCH,
+            idle_seconds: IDLE_SECONDS,
+        }
     }
 
     /// Uploads a whole share.
@@ -145,7 +169,17 @@ impl<D: LeaseDb> Bench<D> {
         let changes = changes.collect();
         let token = SlotToken(self.entropy.bytes());
         let write_enabler = enabler(1).hash();
-        CommitSlot { storage_index: index, account, base, token, write_enabler, changes, marker: None, fresh }
+        CommitSlot {
+            storage_index: index,
+            account,
+            base,
+            token,
+            write_enabler,
+            changes,
+            marker: None,
+            fresh,
+            epoch: FIRST_EPOCH,
+        }
     }
 
     /// Writes shares of a slot on its present token, and tells the objects.
@@ -190,7 +224,7 @@ impl<D: LeaseDb> Bench<D> {
     pub(crate) async fn take_garbage(&self) -> Vec<ObjectName> {
         let mut names = Vec::new();
         loop {
-            let rows = self.db.claim_garbage(100, 60).await.expect("claim_garbage");
+            let rows = self.db.claim_garbage(FIRST_EPOCH, 100, 60).await.expect("claim_garbage");
             if rows.is_empty() {
                 return names;
             }

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use super::MakeLeaseDb;
-use super::bench::{Bench, IDLE_SECONDS, commit_names};
+use super::bench::{Bench, FIRST_EPOCH, IDLE_SECONDS, commit_names};
 use crate::chunk::{ObjectName, StoreObject};
 use crate::leasedb::{CommitOutcome, LeaseDb, RecordOutcome, SUPERSEDED_GRACE_SECONDS, UNDO_SECONDS};
 use crate::testing::values::{share_id, storage_index};
@@ -66,7 +66,7 @@ pub async fn claims_lapse_and_finished_rows_are_done_for<M: MakeLeaseDb>() {
     let old = bench.slot_share(alice, share, 100).await;
     bench.slot_share(alice, share, 100).await;
     bench.clock.advance(SUPERSEDED_GRACE_SECONDS + 1);
-    let claim = async || bench.db.claim_garbage(10, 300).await.expect("claim_garbage");
+    let claim = async || bench.db.claim_garbage(FIRST_EPOCH, 10, 300).await.expect("claim_garbage");
     let first = claim().await;
     assert_eq!(first.iter().flat_map(|row| row.objects.clone()).collect::<Vec<_>>(), [old]);
     bench.clock.advance(299);
@@ -95,7 +95,7 @@ pub async fn claims_are_bounded_and_disjoint<M: MakeLeaseDb>() {
     bench.clock.advance(SUPERSEDED_GRACE_SECONDS + 1);
     let (mut seen, mut ids) = (HashSet::new(), HashSet::new());
     for _ in 0..3 {
-        let rows = bench.db.claim_garbage(2, 300).await.expect("claim_garbage");
+        let rows = bench.db.claim_garbage(FIRST_EPOCH, 2, 300).await.expect("claim_garbage");
         assert!(rows.len() <= 2);
         for row in rows {
             assert!(ids.insert(row.id));

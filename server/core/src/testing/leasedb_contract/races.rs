@@ -9,11 +9,11 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::MakeLeaseDb;
-use super::bench::{Bench, IDLE_SECONDS, sets};
+use super::bench::{Bench, sets};
 use crate::bucket::{self, Chunk, Part};
 use crate::chunk::{Piece, StoreObject};
 use crate::id::{AccountId, ShareId};
-use crate::leasedb::{AccountChange, CommitOutcome, CreateOutcome, LeaseDb, RecordChunks, RecordOutcome, RenewOutcome};
+use crate::leasedb::{AccountChange, CommitOutcome, CreateOutcome, LeaseDb, RecordOutcome, RenewOutcome};
 use crate::share::ShareKind;
 use crate::testing::values::{Tasks, credential, enabler, seed, share_id, storage_index};
 
@@ -37,13 +37,7 @@ async fn write_range<D: LeaseDb>(
             };
             Chunk { range, object: StoreObject::Piece(piece), digest: None }
         });
-        let request = RecordChunks {
-            share,
-            upload: upload.id,
-            seen_received_bytes: upload.received_bytes,
-            chunks: chunks.collect(),
-            idle_seconds: IDLE_SECONDS,
-        };
+        let request = bench.recording(share, upload.id, upload.received_bytes, chunks.collect());
         match bench.db.record_chunks(request).await.expect("record_chunks") {
             RecordOutcome::Stale => {}
             outcome => return Some(outcome),

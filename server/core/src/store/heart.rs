@@ -1,0 +1,93 @@
+//! The deployment's heartbeat, and its mark in the backend.
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+
+use super::{Result, Store};
+use crate::backend::{Backend, BackendError};
+use crate::beat::{BEAT_FOLDER, BEAT_SECONDS, BeatName, MARK_FOLDER, mark, marked_deployment};
+use crate::chunk::ObjectKey;
+use crate::leasedb::{LeaseDb, Tick, TickOutcome};
+
+/// Whose a backend is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// This deployment's.
+    Ours,
+    /// Another's: its database, not ours, knows what is in it.
+    Foreign {
+        /// The mark that is there.
+        theirs: String,
+        /// The mark that would be ours.
+        ours: String,
+    },
+}
+
+const LIST_AT_ONCE: usize = 1000;
+
+impl<L: LeaseDb, B: Backend> Store<L, B> {
+    /// Makes sure that the backend is this deployment's own, and marks it as such the first time.
+    ///
+    /// # Errors
+    /// The lease database or the backend does not answer.
+    pub async fn claim_backend(&self) -> Result<Claim> {
+        let ours = self.db.deployment().await?.id;
+        let mut marked = false;
+        // Looked at again after the mark was put: two deployments that begin at once must both see it.
+        for attempt in 0..2 {
+            for name in self.names(MARK_FOLDER).await? {
+                match marked_deployment(&name) {
+                    Some(id) if id == ours => marked = true,
+                    _ => return Ok(Claim::Foreign { theirs: name, ours: mark(ours).to_string() }),
+                }
+            }
+            if marked || attempt > 0 {
+                break;
+            }
+            self.put_empty(&mark(ours)).await?;
+        }
+        Ok(Claim::Ours)
+    }
+
+    /// Lets the heart beat if it is time: compares what the backend has with what the database remembers, and puts the
+    /// next beat. `None` if it was not time.
+    ///
+    /// # Errors
+    /// The lease database or the backend does not answer; then nothing is concluded.
+    pub async fn tick(&self, standby_is_synchronous: bool) -> Result<Option<TickOutcome>> {
+        if !self.db.is_tick_due(BEAT_SECONDS).await? {
+            return Ok(None);
+        }
+        let now = self.db.now().await?;
+        let names = self.names(BEAT_FOLDER).await?;
+        let listed: Vec<BeatName> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        let tick = Tick { listed: listed.clone(), nonce: self.entropy.object_id(now), standby_is_synchronous };
+        // A tick of unknown outcome puts nothing: the next one goes on from whatever holds.
+        let outcome = self.db.tick(tick).await?;
+        if let TickOutcome::Beat { beat, oldest } = &outcome {
+            self.put_empty(&beat.key()).await?;
+            let is_old = |name: &&BeatName| (name.epoch, name.beat) < (beat.epoch, *oldest);
+            for name in listed.iter().filter(is_old) {
+                self.backend.delete(&name.key()).await?;
+            }
+        }
+        Ok(Some(outcome))
+    }
+
+    async fn put_empty(&self, key: &ObjectKey) -> Result<(), BackendError> {
+        self.backend.put(key, 0, stream::empty::<std::io::Result<Bytes>>().boxed()).await
+    }
+
+    async fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.backend.list(prefix, after.as_deref(), LIST_AT_ONCE).await?;
+            names.extend(page.objects.into_iter().map(|object| object.name));
+            after = page.next;
+            if after.is_none() {
+                return Ok(names);
+            }
+        }
+    }
+}

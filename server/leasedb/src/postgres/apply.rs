@@ -1,0 +1,209 @@
+//! The writes of a plan as statements.
+
+use leasehold_core::id::{ShareId, StorageIndex};
+use leasehold_core::leasedb::Result;
+
+use super::sql::{Call, Param, Uuid, call, sql};
+use crate::columns::{kind_number, names_to_text, object_to_blob, reason_number};
+use crate::plan::{Write, integer};
+
+sql!(
+    PUT_LEASE,
+    [UUID, INT2, INT4, INT8, INT8],
+    "-- put_lease
+    INSERT INTO leases (si, shnum, account_id, renewed_at, expires_at)
+    VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (si, shnum, account_id) DO UPDATE
+    SET renewed_at = greatest(leases.renewed_at, excluded.renewed_at),
+        expires_at = greatest(leases.expires_at, excluded.expires_at)"
+);
+sql!(
+    REMOVE_LEASES,
+    [UUID, INT2],
+    "-- remove_leases
+    DELETE FROM leases
+    WHERE si = $1 AND shnum = $2"
+);
+sql!(
+    INSERT_UPLOAD,
+    [UUID, INT2, UUID, INT4, INT8, BYTEA, INT8],
+    "-- insert_upload
+    INSERT INTO uploads (si, shnum, upload_id, account_id, size_bytes, secret_hash, created_at, deadline)
+    VALUES ($1, $2, $3, $4, $5, $6, extract(epoch FROM now())::bigint, $7)"
+);
+sql!(
+    INSERT_CHUNK,
+    [UUID, INT2, INT8, INT8, BYTEA, BYTEA],
+    "-- insert_chunk
+    INSERT INTO upload_chunks (si, shnum, begin_off, end_off, object, digest)
+    VALUES ($1, $2, $3, $4, $5, $6)"
+);
+sql!(
+    RECEIVED,
+    [UUID, INT2, INT8, INT8],
+    "-- received
+    UPDATE uploads
+    SET received_bytes = $3, deadline = $4
+    WHERE si = $1 AND shnum = $2"
+);
+sql!(
+    REMOVE_UPLOAD,
+    [UUID, INT2],
+    "-- remove_upload
+    DELETE FROM uploads
+    WHERE si = $1 AND shnum = $2"
+);
+sql!(
+    INSERT_SHARE,
+    [UUID, INT2, INT2, INT8, BYTEA],
+    "-- insert_share
+    INSERT INTO shares (si, shnum, kind, state, size_bytes, locator, created_at)
+    VALUES ($1, $2, $3, 1, $4, $5, extract(epoch FROM now())::bigint)"
+);
+sql!(
+    UPDATE_SHARE,
+    [UUID, INT2, INT8, BYTEA],
+    "-- update_share
+    UPDATE shares
+    SET size_bytes = $3, locator = $4, state = 1
+    WHERE si = $1 AND shnum = $2"
+);
+sql!(
+    REMOVE_SHARE,
+    [UUID, INT2],
+    "-- remove_share
+    DELETE FROM shares
+    WHERE si = $1 AND shnum = $2"
+);
+sql!(
+    PUT_SLOT,
+    [UUID, UUID, BYTEA, TEXT],
+    "-- put_slot
+    INSERT INTO slots (si, token, write_enabler_hash, marker)
+    VALUES ($1, $2, $3, $4)
+    ON CONFLICT (si) DO UPDATE
+    SET token = excluded.token, write_enabler_hash = excluded.write_enabler_hash, marker = excluded.marker"
+);
+sql!(
+    REMOVE_SLOT,
+    [UUID],
+    "-- remove_slot
+    DELETE FROM slots
+    WHERE si = $1"
+);
+sql!(
+    ADD_USAGE,
+    [INT4, INT2, INT8, INT8, INT8],
+    "-- add_usage
+    UPDATE account_usage
+    SET leased_bytes = leased_bytes + $3, leased_shares = leased_shares + $4, reserved_bytes = reserved_bytes + $5
+    WHERE account_id = $1 AND stripe = $2"
+);
+sql!(
+    ADD_GARBAGE,
+    [UUID, INT2, INT2, INT8, TEXT],
+    "-- add_garbage
+    INSERT INTO garbage (si, shnum, reason, not_before, objects)
+    VALUES ($1, $2, $3, $4, $5)"
+);
+sql!(
+    SCATTERED,
+    [UUID, INT2, INT8],
+    "-- scattered
+    INSERT INTO scattered (si, shnum, due_at)
+    VALUES ($1, $2, $3)
+    ON CONFLICT (si, shnum) DO UPDATE
+    SET due_at = excluded.due_at, claimed_until = 0"
+);
+sql!(
+    MERGED,
+    [UUID, INT2],
+    "-- merged
+    DELETE FROM scattered
+    WHERE si = $1 AND shnum = $2"
+);
+
+pub(super) fn si(index: StorageIndex) -> Uuid {
+    Uuid(*index.as_bytes())
+}
+
+pub(super) fn shnum(share: ShareId) -> i16 {
+    i16::from(share.number.get())
+}
+
+/// The row of an account's counters that a storage index falls on.
+fn stripe(index: StorageIndex) -> i16 {
+    i16::from(index.as_bytes()[15] & 7)
+}
+
+fn on_share(share: ShareId) -> Vec<Param> {
+    vec![Box::new(si(share.storage_index)), Box::new(shnum(share))]
+}
+
+/// The statements of a plan, in its order.
+pub(super) fn calls(writes: Vec<Write>) -> Result<Vec<Call>> {
+    writes.into_iter().map(call_of).collect()
+}
+
+fn call_of(write: Write) -> Result<Call> {
+    let keyed = |sql, share| Call { sql, params: on_share(share) };
+    Ok(match write {
+        Write::Lease(share, account, lease) => {
+            let (index, number) = (si(share.storage_index), shnum(share));
+            let times = (lease.renewed_at.seconds(), lease.expires_at.seconds());
+            call!(PUT_LEASE, index, number, account.get() as i32, times.0, times.1)
+        }
+        Write::RemoveLeases(share) => keyed(&REMOVE_LEASES, share),
+        Write::InsertUpload(new) => call!(
+            INSERT_UPLOAD,
+            si(new.share.storage_index),
+            shnum(new.share),
+            Uuid(*new.id.as_bytes()),
+            new.account.get() as i32,
+            integer(new.size_bytes)?,
+            new.secret.as_bytes().to_vec(),
+            new.deadline.seconds(),
+        ),
+        Write::InsertChunk(share, chunk) => call!(
+            INSERT_CHUNK,
+            si(share.storage_index),
+            shnum(share),
+            integer(chunk.range.start)?,
+            integer(chunk.range.end)?,
+            object_to_blob(chunk.range.clone(), chunk.object)?,
+            chunk.digest.map(Vec::from),
+        ),
+        Write::Received { share, received_bytes, deadline } => {
+            call!(RECEIVED, si(share.storage_index), shnum(share), integer(received_bytes)?, deadline.seconds())
+        }
+        Write::RemoveUpload(share) => keyed(&REMOVE_UPLOAD, share),
+        Write::InsertShare(share, kind, size, locator) => {
+            let (index, number) = (si(share.storage_index), shnum(share));
+            call!(INSERT_SHARE, index, number, kind_number(kind), integer(size)?, locator.encode())
+        }
+        Write::UpdateShare(share, size, locator) => {
+            call!(UPDATE_SHARE, si(share.storage_index), shnum(share), integer(size)?, locator.encode())
+        }
+        Write::RemoveShare(share) => keyed(&REMOVE_SHARE, share),
+        Write::PutSlot { storage_index, token, write_enabler, marker } => {
+            let marker = marker.map(|name| name.to_string());
+            call!(PUT_SLOT, si(storage_index), Uuid(token.0), write_enabler.as_bytes().to_vec(), marker)
+        }
+        Write::RemoveSlot(storage_index) => call!(REMOVE_SLOT, si(storage_index)),
+        Write::Usage { storage_index, account, change } => call!(
+            ADD_USAGE,
+            account.get() as i32,
+            stripe(storage_index),
+            change.leased_bytes,
+            change.leased_shares,
+            change.reserved_bytes,
+        ),
+        Write::Garbage { share, reason, not_before, objects } => {
+            let (index, number) = (si(share.storage_index), shnum(share));
+            let names = names_to_text(&objects);
+            call!(ADD_GARBAGE, index, number, reason_number(reason), not_before.seconds(), names)
+        }
+        Write::Scattered(share, due) => call!(SCATTERED, si(share.storage_index), shnum(share), due.seconds()),
+        Write::Merged(share) => keyed(&MERGED, share),
+    })
+}

@@ -1,0 +1,271 @@
+//! The lease database on PostgreSQL, for any number of processes.
+//!
+//! Isolation is READ COMMITTED. Whatever changes what belongs to a storage index (its shares, leases, uploads, slot)
+//! first takes that storage index's lock, which ends with the transaction; then it reads, decides by [`crate::plan`], and
+//! writes. So no two such transactions interleave, and what one has read is what the other left. Counters of accounts
+//! come last, in the order of accounts. Single statements read one snapshot. Only transaction-scoped features are used, so
+//! transaction poolers may stand in between; all times are the database's own.
+
+mod accounts;
+mod apply;
+mod connect;
+mod deployment;
+mod garbage;
+mod load;
+mod metrics;
+mod migrate;
+mod sql;
+mod transactions;
+mod tx;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use leasehold_core::account::{Account, Usage};
+use leasehold_core::bucket::Upload;
+use leasehold_core::chunk::{ObjectName, StoreObject};
+use leasehold_core::clock::{Clock, Timestamp};
+use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
+use leasehold_core::lease::LeaseTerms;
+use leasehold_core::leasedb::{
+    AccountChange, Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, CreateOutcome, Credential,
+    Deployment, Epoch, Garbage, LeaseDb, LeaseDbError, LeaseRow, RecordChunks, RecordOutcome, Relocate, RenewOutcome,
+    Result, Scattered, ShareRow, SlotSnapshot, Tick, TickOutcome,
+};
+use leasehold_core::secret::SecretHash;
+use leasehold_core::share::ShareKind;
+
+pub use connect::{PgOptions, Tls};
+pub use metrics::PgMetrics;
+pub use migrate::{Migrated, Roles, migrate};
+
+/// The schema version that this program wants.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The lease database on PostgreSQL. Clones share connections.
+#[derive(Clone)]
+pub struct PgLeaseDb(Arc<Inner>);
+
+struct Inner {
+    pool: Pool,
+    prepared: bool,
+    patience: Duration,
+    terms: LeaseTerms,
+    clock: Option<Arc<dyn Clock>>,
+    metrics: PgMetrics,
+}
+
+impl std::fmt::Debug for PgLeaseDb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PgLeaseDb").finish_non_exhaustive()
+    }
+}
+
+impl PgLeaseDb {
+    /// Opens a database that [`migrate`] has prepared, and checks that it is one.
+    ///
+    /// # Errors
+    /// A sentence for the operator: it cannot be reached, its schema is missing or not the one this program wants, or
+    /// its limits on statements and transactions are missing.
+    pub async fn open(options: &PgOptions, terms: LeaseTerms, metrics: PgMetrics) -> Result<Self> {
+        Self::open_with_clock(options, terms, metrics, None).await
+    }
+
+    /// As [`open`](Self::open), with a clock that stands in for the database's, for tests.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_with_clock(
+        options: &PgOptions,
+        terms: LeaseTerms,
+        metrics: PgMetrics,
+        clock: Option<Arc<dyn Clock>>,
+    ) -> Result<Self> {
+        let pool = connect::pool(options)?;
+        let patience = options.statement_timeout + Duration::from_secs(5);
+        let db = Self(Arc::new(Inner { pool, prepared: !options.pooler, patience, terms, clock, metrics }));
+        db.check().await?;
+        Ok(db)
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &PgMetrics {
+        &self.0.metrics
+    }
+
+    fn terms(&self) -> LeaseTerms {
+        self.0.terms
+    }
+
+    /// The time a statement read, or the test's.
+    fn time(&self, millis: i64) -> Timestamp {
+        self.0.clock.as_ref().map_or(Timestamp::from_millis(millis), |clock| clock.now())
+    }
+
+    async fn connect(&self) -> Result<tx::Connection> {
+        let begin = std::time::Instant::now();
+        let object = self.0.pool.get().await.map_err(connect::unavailable)?;
+        self.0.metrics.waited(begin.elapsed());
+        Ok(tx::Connection::new(object, self.0.prepared, self.0.patience))
+    }
+}
+
+impl LeaseDb for PgLeaseDb {
+    async fn now(&self) -> Result<Timestamp> {
+        self.read_now().await
+    }
+
+    async fn allocate(&self, request: Allocate) -> Result<AllocateOutcome> {
+        self.change_allocate(&request).await
+    }
+
+    async fn find_upload(&self, share: ShareId) -> Result<(Timestamp, Option<Upload>)> {
+        self.read_upload(share).await
+    }
+
+    async fn record_chunks(&self, request: RecordChunks) -> Result<RecordOutcome> {
+        self.change_record(&request).await
+    }
+
+    async fn end_upload(
+        &self,
+        share: ShareId,
+        upload: ObjectId,
+        strays: Vec<StoreObject>,
+        overdue_only: bool,
+    ) -> Result<bool> {
+        self.change_end_upload(share, upload, strays, overdue_only).await
+    }
+
+    async fn overdue_uploads(&self, max: u32) -> Result<Vec<(ShareId, ObjectId)>> {
+        self.read_overdue_uploads(max).await
+    }
+
+    async fn list_shares(&self, storage_index: StorageIndex) -> Result<Vec<ShareRow>> {
+        self.read_shares(storage_index).await
+    }
+
+    async fn list_numbers(&self, storage_index: StorageIndex, kind: ShareKind) -> Result<Vec<ShareNumber>> {
+        self.read_numbers(storage_index, kind).await
+    }
+
+    async fn find_share(&self, share: ShareId) -> Result<Option<ShareRow>> {
+        self.read_share(share).await
+    }
+
+    async fn renew_leases(&self, storage_index: StorageIndex, account: AccountId) -> Result<RenewOutcome> {
+        // Most renewals find that nothing need be written: those are answered from a snapshot.
+        if let Some(outcome) = self.read_renewal(storage_index, account).await? {
+            return Ok(outcome);
+        }
+        self.change_renew(storage_index, account).await
+    }
+
+    async fn list_leases(&self, storage_index: StorageIndex) -> Result<Vec<LeaseRow>> {
+        self.read_leases(storage_index).await
+    }
+
+    async fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
+        self.read_slot_snapshot(storage_index).await
+    }
+
+    async fn commit_slot(&self, request: CommitSlot) -> Result<CommitOutcome> {
+        self.change_commit_slot(&request).await
+    }
+
+    async fn discard_objects(&self, objects: Vec<ObjectName>) -> Result<()> {
+        self.change_discard(objects).await
+    }
+
+    async fn claim_garbage(&self, epoch: Epoch, max: u32, claim_seconds: i64) -> Result<Vec<Garbage>> {
+        self.change_claim_garbage(epoch, max, claim_seconds).await
+    }
+
+    async fn finish_garbage(&self, ids: Vec<i64>) -> Result<()> {
+        self.change_finish_garbage(ids).await
+    }
+
+    async fn claim_scattered(&self, max: u32, claim_seconds: i64) -> Result<Vec<Scattered>> {
+        self.change_claim_scattered(max, claim_seconds).await
+    }
+
+    async fn relocate(&self, request: Relocate) -> Result<bool> {
+        self.change_relocate(&request).await
+    }
+
+    async fn deployment(&self) -> Result<Deployment> {
+        self.read_deployment().await
+    }
+
+    async fn is_tick_due(&self, seconds: i64) -> Result<bool> {
+        self.read_is_tick_due(seconds).await
+    }
+
+    async fn tick(&self, tick: Tick) -> Result<TickOutcome> {
+        self.change_tick(&tick).await
+    }
+
+    async fn advise(&self, advisory: Advisory) -> Result<()> {
+        self.change_advise(advisory).await
+    }
+
+    async fn find_credential(&self, hash: SecretHash) -> Result<Option<Credential>> {
+        self.read_credential(hash).await
+    }
+
+    async fn note_use(&self, uses: Vec<(SecretHash, Timestamp)>) -> Result<()> {
+        self.change_note_use(uses).await
+    }
+
+    async fn accounts_version(&self) -> Result<u64> {
+        self.read_accounts_version().await
+    }
+
+    async fn create_account(
+        &self,
+        name: String,
+        change: AccountChange,
+        credential: SecretHash,
+    ) -> Result<CreateOutcome> {
+        self.change_create_account(name, change, credential).await
+    }
+
+    async fn find_account(&self, name: String) -> Result<Option<Account>> {
+        self.read_account(name).await
+    }
+
+    async fn list_accounts(&self, after: Option<AccountId>, max: u32) -> Result<Vec<(Account, Usage)>> {
+        self.read_accounts(after, max).await
+    }
+
+    async fn change_account(&self, account: AccountId, change: AccountChange) -> Result<bool> {
+        self.change_settings(account, change).await
+    }
+
+    async fn rotate_credential(
+        &self,
+        account: AccountId,
+        credential: SecretHash,
+        overlap_seconds: i64,
+    ) -> Result<bool> {
+        self.change_rotate(account, credential, overlap_seconds).await
+    }
+
+    async fn list_credentials(&self, account: AccountId) -> Result<Vec<Credential>> {
+        self.read_credentials(account).await
+    }
+
+    async fn close_account(&self, account: AccountId) -> Result<bool> {
+        self.change_close(account).await
+    }
+
+    async fn usage(&self, account: AccountId) -> Result<Usage> {
+        self.read_usage(account).await
+    }
+}
+
+/// A rule that was broken by what was asked for, not by the database.
+fn invalid(text: String) -> LeaseDbError {
+    LeaseDbError::Invalid(text)
+}
