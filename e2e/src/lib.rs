@@ -7,8 +7,10 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod bench;
+pub mod checker;
 pub mod dev;
 pub mod gbs;
+pub mod history;
 pub mod leasehold;
 pub mod reference;
 pub mod tahoe;
