@@ -21,6 +21,8 @@ type server struct {
 	open   []*pending
 	done   []*operation
 	bug    bug
+	// lostOneIn is how many operations there are for one of unknown outcome.
+	lostOneIn int
 	// planted says that the bug showed: the state or an answer is not what it should be.
 	planted bool
 }
@@ -66,7 +68,7 @@ func (s *server) run(clients, count int, next func(*server) request) []*operatio
 func (s *server) call(client int, change request) {
 	made := &operation{line: line{Client: client, Key: s.key, Kind: fmt.Sprintf("%T%+v", change, change), Call: s.now}}
 	made.change = change
-	s.open = append(s.open, &pending{operation: made, lost: s.random.Intn(12) == 0})
+	s.open = append(s.open, &pending{operation: made, lost: s.random.Intn(s.lostOneIn) == 0})
 }
 
 func (s *server) apply(one *pending) {
@@ -203,8 +205,19 @@ func checked(t *testing.T, key string, history []*operation) bool {
 func TestGoodConcurrentHistoriesAreAccepted(t *testing.T) {
 	for seed := range int64(150) {
 		for key, next := range map[string]func(*server) request{"slot a": nextSlot, "share a": nextShare} {
-			s := &server{random: rand.New(rand.NewSource(seed)), key: key}
+			s := &server{random: rand.New(rand.NewSource(seed)), key: key, lostOneIn: 12}
 			if !checked(t, key, s.run(8, 150, next)) {
+				t.Fatalf("seed %d: good history of %s is refused", seed, key)
+			}
+		}
+	}
+}
+
+func TestHistoriesOfLongOutagesAreChecked(t *testing.T) {
+	for seed := range int64(30) {
+		for key, next := range map[string]func(*server) request{"slot a": nextSlot, "share a": nextShare} {
+			s := &server{random: rand.New(rand.NewSource(seed)), key: key, lostOneIn: 2}
+			if !checked(t, key, s.run(8, 200, next)) {
 				t.Fatalf("seed %d: good history of %s is refused", seed, key)
 			}
 		}
@@ -336,7 +349,7 @@ func vanishedShare(s *server, change request) (state, string, bool) {
 func rejectedOften(t *testing.T, key string, planted bug, next func(*server) request, last request) {
 	shown, rejected := 0, 0
 	for seed := range int64(150) {
-		s := &server{random: rand.New(rand.NewSource(seed)), key: key, bug: planted}
+		s := &server{random: rand.New(rand.NewSource(seed)), key: key, lostOneIn: 12, bug: planted}
 		s.run(4, 150, next)
 		s.quietly(last)
 		if !s.planted {

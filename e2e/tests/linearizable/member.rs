@@ -15,8 +15,10 @@ use serde::Serialize;
 use crate::buckets::Upload;
 use crate::slots::View;
 
-/// Pauses after a request without an answer, so that an outage does not fill the history with nothing.
-const PAUSE_MILLISECONDS: std::ops::Range<u64> = 5..80;
+/// Pauses after a request without an answer, twice as long for each more in a row up to a limit: an outage must not fill
+/// the history with operations that nobody knows of.
+const PAUSE_MILLISECONDS: std::ops::Range<u64> = 5..50;
+const DOUBLINGS_MAX: u32 = 4;
 
 /// How long a client that insists on an answer asks again.
 const INSISTENCE: Duration = Duration::from_secs(60);
@@ -128,6 +130,8 @@ pub struct Member<'a> {
     pub views: HashMap<u64, View>,
     /// Whether every request must be answered: it is asked again until it is, so it must only read.
     pub insists: bool,
+    /// Requests in a row that had no answer.
+    pub failures: u32,
 }
 
 impl Member<'_> {
@@ -149,14 +153,22 @@ impl Member<'_> {
             }
             let outcome = Outcome::of(result)?;
             let answered = !matches!(outcome, Outcome::Unknown | Outcome::NotSent);
-            if !answered {
-                tokio::time::sleep(Duration::from_millis(self.random.random_range(PAUSE_MILLISECONDS))).await;
-            }
+            self.pause_unless(answered).await;
             if answered || !self.insists {
                 return Ok(Asked { call, returned, outcome });
             }
             ensure!(Instant::now() < deadline, "no answer after {INSISTENCE:?}");
         }
+    }
+
+    async fn pause_unless(&mut self, answered: bool) {
+        if answered {
+            self.failures = 0;
+            return;
+        }
+        let pause = self.random.random_range(PAUSE_MILLISECONDS) << self.failures.min(DOUBLINGS_MAX);
+        self.failures += 1;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 
     /// Writes an operation down that was part of a request, with `answer` made of the good answer or of a refusal.

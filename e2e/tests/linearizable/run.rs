@@ -98,7 +98,7 @@ fn on_runtime<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
 fn member<'a>(shared: &'a Shared, nurl: &Nurl, plan: &Plan, number: usize) -> Result<Member<'a>> {
     let client = Client::new(nurl.clone())?.with_timeout(plan.timeout);
     let random = StdRng::seed_from_u64(shared.seed.wrapping_add(number as u64));
-    Ok(Member { number, shared, client, random, views: HashMap::new(), insists: false })
+    Ok(Member { number, shared, client, random, views: HashMap::new(), insists: false, failures: 0 })
 }
 
 async fn work(shared: &Shared, nurl: &Nurl, plan: &Plan, number: usize) -> Result<()> {
