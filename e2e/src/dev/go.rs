@@ -40,6 +40,14 @@ pub const MINIO: GoTool = GoTool {
     variable: leasehold_e2e_services::minio::PROGRAM_VARIABLE,
 };
 
+/// Decides about histories.
+pub const CHECKER: GoTool = GoTool {
+    name: crate::checker::CHECKER_NAME,
+    folder: "e2e/checker",
+    package: ".",
+    variable: crate::checker::CHECKER_VARIABLE,
+};
+
 impl GoTool {
     /// Where the program is; builds it first if it is missing or its module has changed.
     pub fn provide(&self) -> Result<PathBuf> {
@@ -60,6 +68,14 @@ impl GoTool {
         execute(&mut build)?;
         fs::write(&marker, sources).with_context(|| format!("write {}", marker.display()))?;
         Ok(path)
+    }
+
+    /// Looks the module over and runs its tests.
+    pub fn test(&self) -> Result<()> {
+        let folder = workspace_root().join(self.folder);
+        let go = find_go(&folder)?;
+        execute(go_command(&go, &folder).args(["vet", "./..."]))?;
+        execute(go_command(&go, &folder).args(["test", "-count=1", "./..."]))
     }
 }
 

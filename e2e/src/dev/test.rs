@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::go::MINIO;
+use super::go::{CHECKER, MINIO};
 use super::steps::{Steps, execute};
 use super::tools::{CARGO_DENY, cargo, development_folder, provide_compilers, provide_postgres};
 use super::{Missing, fuzz};
@@ -35,11 +35,13 @@ pub fn run(long: bool, only: &[String]) -> Result<()> {
         let mut command = with_services(tests(long))?;
         execute(command.args(["--workspace", "--exclude", "leasehold-e2e", "--no-fail-fast"]))
     })?;
+    steps.run("checker of histories", || CHECKER.test())?;
     steps.run("end-to-end tests", || {
         let venv = make_venv()?;
         let mut command = with_services(tests(long))?;
         command.args(["--package", "leasehold-e2e", "--no-fail-fast"]);
         command.env(VENV_VARIABLE, venv.root()).env(BINARY_VARIABLE, release_binary());
+        command.env(CHECKER.variable, CHECKER.provide()?);
         execute(&mut command)
     })?;
     steps.run("fuzz targets", || fuzz::run(if long { FUZZ_TIME_LONG } else { FUZZ_TIME }, &[]))?;
