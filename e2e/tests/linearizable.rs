@@ -19,6 +19,7 @@ mod run;
 #[path = "linearizable/slots.rs"]
 mod slots;
 
+use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use leasehold_e2e::gbs::Nurl;
 use leasehold_e2e::leasehold::Server;
+use leasehold_e2e_services::Balancer;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -100,4 +102,41 @@ fn clients_of_a_process_that_is_killed_again_and_again_see_one_order() -> Result
         ("write: 201", 5),
         ("write: unknown", 1),
     ])
+}
+
+/// What would be wrong with pods if they kept anything to themselves must be seen: here they keep everything.
+#[test]
+fn clients_of_two_processes_that_share_nothing_see_no_order() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (mut first, mut nurl) = start("first", folder.path())?;
+    first.terminate()?;
+    copy_folder(&first.data_dir(), &folder.path().join("second").join("data"))?;
+    first.restart()?;
+    let (mut second, _) = start("second", folder.path())?;
+    let addresses = [&first, &second].map(|server| server.announcement().listen.parse());
+    let [one, other] = addresses;
+    let balancer = Balancer::start(&[one?, other?])?;
+    nurl.port = balancer.address().port();
+    let recorded =
+        record("nothing-shared", &nurl, &Plan { time: Duration::from_secs(2), ..PLAN }, seed()?, |_| Ok(()))?;
+    first.expect_running()?;
+    second.expect_running()?;
+    let verdict = recorded.check(&recorded.path)?;
+    ensure!(verdict.is_bad(), "nobody saw that two servers share nothing: {}", verdict.verdict);
+    ensure!(verdict.expect_good().is_err_and(|error| error.to_string().contains(&verdict.key)), "nobody is told where");
+    Ok(())
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let into = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &into)?;
+        } else {
+            fs::copy(entry.path(), into)?;
+        }
+    }
+    Ok(())
 }
