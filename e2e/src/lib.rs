@@ -7,10 +7,13 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod bench;
+pub mod checker;
 pub mod dev;
 pub mod gbs;
+pub mod history;
 pub mod leasehold;
-pub mod process;
 pub mod reference;
 pub mod tahoe;
 pub mod venv;
+
+pub use leasehold_e2e_services::process;

@@ -1,6 +1,7 @@
 //! Typed calls, one after another, over one kept connection.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,10 +34,29 @@ pub struct Written {
     pub required: Vec<(u64, u64)>,
 }
 
+/// Why a request has no answer: the context of every error of [`Client::send`], found with `downcast_ref`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// No connection could be opened: the server has not seen the request and never will.
+    NotSent,
+    /// The connection broke or the time is over: what was asked for may have happened, may still happen, or never.
+    Unknown,
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotSent => "request was not sent",
+            Self::Unknown => "request has no answer",
+        })
+    }
+}
+
 /// A client of one account.
 #[derive(Debug)]
 pub struct Client {
     nurl: Nurl,
+    timeout: Duration,
     tls: Arc<ClientConfig>,
     connection: Option<Connection>,
     head: Vec<u8>,
@@ -50,7 +70,14 @@ impl Client {
     /// Never with a working cryptography provider.
     pub fn new(nurl: Nurl) -> anyhow::Result<Self> {
         let tls = client_config(nurl.spki_hash)?;
-        Ok(Self { nurl, tls, connection: None, head: Vec::new(), response: Response::default() })
+        Ok(Self { nurl, timeout: TIMEOUT, tls, connection: None, head: Vec::new(), response: Response::default() })
+    }
+
+    /// The same client with another time in which it wants a connection, and then an answer.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
     }
 
     /// The address it speaks to.
@@ -66,16 +93,19 @@ impl Client {
     /// Sends any request at all and returns whatever comes back.
     ///
     /// # Errors
-    /// If no answer comes.
+    /// If no answer comes; the error carries a [`NoAnswer`], and the next request opens another connection.
     pub async fn send(&mut self, request: &Request) -> anyhow::Result<&Response> {
         request.encode_head(&self.nurl, &mut self.head);
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => Connection::open(&self.nurl, &self.tls).await?,
+            None => {
+                let opening = tokio::time::timeout(self.timeout, Connection::open(&self.nurl, &self.tls)).await;
+                opening.context("connecting took too long").flatten().context(NoAnswer::NotSent)?
+            }
         };
         let exchange = connection.exchange(&self.head, &request.body, &mut self.response);
-        let outcome = tokio::time::timeout(TIMEOUT, exchange).await.context("no answer in time")?;
-        outcome.with_context(|| format!("{} {}", request.method, request.path))?;
+        let outcome = tokio::time::timeout(self.timeout, exchange).await.context("no answer in time").flatten();
+        outcome.with_context(|| format!("{} {}", request.method, request.path)).context(NoAnswer::Unknown)?;
         if self.response.keep_alive {
             self.connection = Some(connection);
         }

@@ -16,7 +16,7 @@ mod nurl;
 mod request;
 mod tls;
 
-pub use client::{Allocated, Client, Status, Written};
+pub use client::{Allocated, Client, NoAnswer, Status, Written};
 pub use connection::{Connection, Response};
 pub use nurl::Nurl;
 pub use request::{Request, SecretKind, storage_index_text};
