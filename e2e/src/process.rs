@@ -79,13 +79,22 @@ impl Process {
     }
 
     /// Asks the process to end (SIGTERM) and waits for it.
-    pub fn terminate(mut self) -> Result<ExitStatus> {
-        kill_process(self.pid(), Signal::TERM).with_context(|| format!("terminate {}", self.name))?;
+    pub fn terminate(self) -> Result<ExitStatus> {
+        self.end_by(Signal::TERM)
+    }
+
+    /// Asks the process to end without delay, as Ctrl-C does (SIGINT), and waits for it.
+    pub fn interrupt(self) -> Result<ExitStatus> {
+        self.end_by(Signal::INT)
+    }
+
+    fn end_by(mut self, signal: Signal) -> Result<ExitStatus> {
+        kill_process(self.pid(), signal).with_context(|| format!("send {signal:?} to {}", self.name))?;
         let status = wait_for(&mut self.child, STOP_TIMEOUT)?;
         self.dismiss_watchdog();
         match status {
             Some(status) => Ok(status),
-            None => bail!("{} still runs {STOP_TIMEOUT:?} after SIGTERM\n{}", self.name, self.log_tail()),
+            None => bail!("{} still runs {STOP_TIMEOUT:?} after {signal:?}\n{}", self.name, self.log_tail()),
         }
     }
 

@@ -28,6 +28,8 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     durations: Family<EndpointLabel, Histogram, fn() -> Histogram>,
+    /// 1 while the server is coming to its end.
+    pub draining: Gauge,
     /// Connections open now.
     pub connections: Gauge,
     /// Connections turned away because there were too many.
@@ -54,6 +56,8 @@ impl Default for Metrics {
             "Time from a request's head to its response's head",
             durations.clone(),
         );
+        let draining = Gauge::default();
+        registry.register("draining", "Whether the server is coming to its end", draining.clone());
         let connections = Gauge::default();
         registry.register("http_connections", "Connections open now", connections.clone());
         let refused_connections = Counter::default();
@@ -70,6 +74,7 @@ impl Default for Metrics {
             registry,
             requests,
             durations,
+            draining,
             connections,
             refused_connections,
             uploads_expired,

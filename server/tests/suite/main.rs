@@ -3,6 +3,7 @@
 mod commands;
 mod contract_backend;
 mod contract_leasedb;
+mod drain;
 mod gbs;
 mod hostile;
 mod model;
