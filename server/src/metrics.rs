@@ -40,6 +40,8 @@ pub struct Metrics {
     pub objects_deleted: Counter,
     /// Background work that failed and will be tried again.
     pub background_failures: Counter,
+    /// How long ago all changes of accounts were last known, in seconds.
+    pub account_cache_age_seconds: Gauge<u64, AtomicU64>,
     /// Bytes that can still be stored, as last measured.
     pub backend_available_bytes: Gauge<u64, AtomicU64>,
 }
@@ -68,6 +70,12 @@ impl Default for Metrics {
         registry.register("objects_deleted", "Store objects deleted", objects_deleted.clone());
         let background_failures = Counter::default();
         registry.register("background_failures", "Background work that failed", background_failures.clone());
+        let account_cache_age_seconds = Gauge::default();
+        registry.register(
+            "account_cache_age_seconds",
+            "Time since all changes of accounts were last known",
+            account_cache_age_seconds.clone(),
+        );
         let backend_available_bytes = Gauge::default();
         registry.register("backend_available_bytes", "Bytes that can be stored", backend_available_bytes.clone());
         Self {
@@ -80,6 +88,7 @@ impl Default for Metrics {
             uploads_expired,
             objects_deleted,
             background_failures,
+            account_cache_age_seconds,
             backend_available_bytes,
         }
     }

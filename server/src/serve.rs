@@ -31,6 +31,8 @@ use crate::metrics::Metrics;
 /// How often overdue uploads and due garbage are looked for, in seconds.
 const SWEEP_SECONDS: u64 = 30;
 const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// How long a refresh of what is kept in memory may take before it is tried anew.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A server that accepts connections.
 pub struct Running {
@@ -117,7 +119,8 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
     };
     let sweep_seconds = SWEEP_SECONDS.min(u64::from(config.uploads.idle_timeout_seconds).div_ceil(2));
     let background = [
-        tokio::spawn(keep_fresh(store.clone(), accountant, metrics.clone(), drain.clone())),
+        tokio::spawn(keep_accounts(accountant, metrics.clone(), drain.clone())),
+        tokio::spawn(keep_space(store.clone(), metrics.clone(), drain.clone())),
         tokio::spawn(keep_clean(store, metrics.clone(), sweep_seconds, drain.clone())),
         tokio::spawn(admin_listener.run(admin_socket, drain.last())),
     ];
@@ -210,21 +213,25 @@ async fn every(seconds: u64, drain: &Drain) -> bool {
     }
 }
 
-/// Keeps what is answered from memory up to date.
-async fn keep_fresh<L: LeaseDb, B: Backend>(
-    store: Arc<Store<L, B>>,
-    accountant: Arc<Accountant<L>>,
-    metrics: Arc<Metrics>,
-    drain: Drain,
-) {
+/// Keeps accounts up to date. Apart from the room, so that a backend that hangs does not make accounts old.
+async fn keep_accounts<L: LeaseDb>(accountant: Arc<Accountant<L>>, metrics: Arc<Metrics>, drain: Drain) {
     while every(REFRESH_SECONDS, &drain).await {
-        if let Err(error) = accountant.refresh().await {
+        let refreshed = tokio::time::timeout(REFRESH_TIMEOUT, accountant.refresh()).await;
+        if let Err(error) = refreshed.map_err(anyhow::Error::new).and_then(|result| Ok(result?)) {
             metrics.background_failures.inc();
-            tracing::warn!(%error, "cannot refresh accounts");
+            tracing::warn!(error = format!("{error:#}"), "cannot refresh accounts");
         }
-        if let Err(error) = store.refresh_space().await {
+        metrics.account_cache_age_seconds.set(accountant.cache_age().as_secs());
+    }
+}
+
+/// Keeps what is known of the backend's room up to date.
+async fn keep_space<L: LeaseDb, B: Backend>(store: Arc<Store<L, B>>, metrics: Arc<Metrics>, drain: Drain) {
+    while every(REFRESH_SECONDS, &drain).await {
+        let refreshed = tokio::time::timeout(REFRESH_TIMEOUT, store.refresh_space()).await;
+        if let Err(error) = refreshed.map_err(anyhow::Error::new).and_then(|result| Ok(result?)) {
             metrics.background_failures.inc();
-            tracing::warn!(%error, "cannot measure free space");
+            tracing::warn!(error = format!("{error:#}"), "cannot measure free space");
         }
         metrics.backend_available_bytes.set(store.backend_available_bytes());
     }

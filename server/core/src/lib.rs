@@ -14,6 +14,7 @@ pub mod backend;
 pub mod bucket;
 pub mod chunk;
 pub mod clock;
+pub mod contact;
 pub mod id;
 pub mod lease;
 pub mod leasedb;

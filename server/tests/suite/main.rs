@@ -7,6 +7,7 @@ mod drain;
 mod gbs;
 mod hostile;
 mod model;
+mod outage;
 mod places;
 mod store;
 mod support;

@@ -59,7 +59,15 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             backend_available_bytes: self.backend_available_bytes.load(std::sync::atomic::Ordering::Relaxed),
         };
         match self.db.allocate(request).await? {
-            AllocateOutcome::Done { already_have, allocated } => Ok(Allocated { already_have, allocated }),
+            AllocateOutcome::Done { already_have, allocated } => {
+                let refused = |number| !already_have.contains(number) && !allocated.contains(number);
+                if self.backend_contact.is_lost() && wanted.iter().any(refused) {
+                    // They did not fit because nothing is known of the room; leases are renewed all the same.
+                    let silent = std::io::Error::other("the backend did not answer lately");
+                    return Err(StoreError::Backend(BackendError::Unavailable(silent)));
+                }
+                Ok(Allocated { already_have, allocated })
+            }
             AllocateOutcome::Refused(state) => Err(StoreError::Refused(state)),
         }
     }

@@ -117,9 +117,16 @@ impl<L: LeaseDb, B: Backend> Gbs<L, B> {
     async fn session(&self, headers: &HeaderMap, endpoint: &Endpoint) -> Result<Arc<Session>, Refusal> {
         let unauthorized = || Refusal::new(StatusCode::UNAUTHORIZED, "wrong Authorization header");
         let credential = auth::parse_authorization(headers)?.ok_or_else(unauthorized)?;
-        let unavailable = |_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "accounts cannot be looked up now");
-        let session = self.0.accountant.session(&credential).await.map_err(unavailable)?;
-        let session = session.ok_or_else(unauthorized)?;
+        let unavailable = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "accounts cannot be looked up now");
+        let accountant = &self.0.accountant;
+        let session = match accountant.session(&credential).await {
+            Ok(session) => session.ok_or_else(unauthorized)?,
+            // Who is connected stays so and learns that nothing can be stored (`api.md` 10.8).
+            Err(_) if matches!(endpoint, Endpoint::Version) => {
+                accountant.remembered(&credential).ok_or_else(unavailable)?
+            }
+            Err(_) => return Err(unavailable()),
+        };
         let reads = matches!(endpoint, Endpoint::Account | Endpoint::Services | Endpoint::Version);
         if !session.account.state.may_read() && !reads {
             return Err(unauthorized());
@@ -130,7 +137,10 @@ impl<L: LeaseDb, B: Backend> Gbs<L, B> {
     async fn dispatch(&self, endpoint: Endpoint, request: Authorized) -> Answer {
         let store = &self.0.store;
         match endpoint {
-            Endpoint::Version => Ok(cbor(StatusCode::OK, wire::write_version(&store.space(&request.session)))),
+            Endpoint::Version => {
+                let space = store.space(&request.session, &self.0.accountant);
+                Ok(cbor(StatusCode::OK, wire::write_version(&space)))
+            }
             Endpoint::Lease(index) => {
                 store.renew_leases(&request.session, index).await?;
                 Ok(empty(StatusCode::NO_CONTENT))
