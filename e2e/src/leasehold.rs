@@ -130,10 +130,11 @@ impl Server {
         self.process.take().with_context(|| format!("{} is not started", self.name))?.kill()
     }
 
-    /// Ends the server with SIGTERM and demands that it ends well.
+    /// Ends the server with SIGINT and demands that it ends well. (After SIGTERM it would drain for as long as clients
+    /// come, and the tests' clients always do.)
     pub fn terminate(&mut self) -> Result<()> {
-        let status = self.process.take().with_context(|| format!("{} is not started", self.name))?.terminate()?;
-        ensure!(status.success(), "{} ended with {status} after SIGTERM\n{}", self.name, tail(&self.log_path()));
+        let status = self.process.take().with_context(|| format!("{} is not started", self.name))?.interrupt()?;
+        ensure!(status.success(), "{} ended with {status} after SIGINT\n{}", self.name, tail(&self.log_path()));
         Ok(())
     }
 

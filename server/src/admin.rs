@@ -44,10 +44,14 @@ impl Handler for Admin {
                 response.headers_mut().insert(header::CONTENT_TYPE, kind);
                 response
             }
+            // This port is served from the moment on that clients are.
+            "/healthz/started" => text(StatusCode::OK, "started\n"),
             "/healthz/live" => text(StatusCode::OK, "live\n"),
             "/healthz/ready" if self.ready.load(Ordering::Relaxed) => text(StatusCode::OK, "ready\n"),
             "/healthz/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
-            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz/live and /healthz/ready\n"),
+            _ => {
+                text(StatusCode::NOT_FOUND, "there are /metrics, /healthz/started, /healthz/live and /healthz/ready\n")
+            }
         }
     }
 

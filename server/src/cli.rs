@@ -14,6 +14,7 @@ use leasehold_core::leasedb::{AccountChange, LeaseDb};
 use leasehold_core::share::ShareState;
 use leasehold_leasedb::sqlite::SqliteLeaseDb;
 use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::accounts::Accounts;
 use crate::check::{Level, check};
@@ -23,6 +24,8 @@ use crate::{serve, telemetry};
 
 /// Threads for file work: enough to keep a disk busy, few enough that their memory stays small.
 const BLOCKING_THREADS_MAX: usize = 32;
+/// The exit code by which shells know an interrupted program: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
 
 /// Storage for Tahoe-LAFS with accounts, quotas and exact usage.
 ///
@@ -40,7 +43,8 @@ enum Command {
     /// Start a storage server on this machine
     ///
     /// On first start it makes an identity and an account, and prints what a client needs. Shares, leases and identity
-    /// are all in the data directory. Stop it with Ctrl-C or SIGTERM.
+    /// are all in the data directory. SIGTERM ends it so that clients do not
+    /// notice, which takes a minute or so; Ctrl-C ends it at once, but lets requests in flight finish.
     Serve(ServeArgs),
     /// Create, list, change and delete accounts
     #[command(subcommand)]
@@ -269,7 +273,7 @@ async fn run_serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
         config.server.advertise = Some(advertise);
     }
     telemetry::init(&config.log).map_err(anyhow::Error::msg)?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let signals = Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
     let running = serve::start(config, &args.common.data_dir).await?;
     let mut json = json!({ "listen": running.listen.to_string(), "admin": running.admin.to_string() });
     if let (Some(handout), Some(fields)) = (&running.handout, json.as_object_mut())
@@ -282,13 +286,38 @@ async fn run_serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
         format!("{handout}\nServing on {}, metrics on http://{}/metrics", running.listen, running.admin)
     });
     tracing::info!(listen = %running.listen, admin = %running.admin, "serving");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    Ok(signals.obey(running).await)
+}
+
+/// What tells a server to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// SIGTERM drains: it comes from supervisors, which may send it twice. SIGINT comes from a person who waits: the
+    /// first one hurries, also in the middle of draining, the second does not even wait for requests in flight.
+    async fn obey(mut self, mut running: serve::Running) -> ExitCode {
+        let mut hurried = false;
+        loop {
+            tokio::select! {
+                () = running.ended() => return ExitCode::SUCCESS,
+                _ = self.terminate.recv() => {
+                    tracing::info!("draining");
+                    running.drain();
+                }
+                _ = self.interrupt.recv() => {
+                    if std::mem::replace(&mut hurried, true) {
+                        tracing::warn!("stopped amid requests");
+                        return ExitCode::from(INTERRUPTED);
+                    }
+                    tracing::info!("stopping");
+                    running.hurry();
+                }
+            }
+        }
     }
-    tracing::info!("stopping");
-    running.stop().await;
-    Ok(ExitCode::SUCCESS)
 }
 
 fn open(common: &Common) -> anyhow::Result<(DataDir, SqliteLeaseDb)> {

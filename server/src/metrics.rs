@@ -28,6 +28,8 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     durations: Family<EndpointLabel, Histogram, fn() -> Histogram>,
+    /// 1 while the server is coming to its end.
+    pub draining: Gauge,
     /// Connections open now.
     pub connections: Gauge,
     /// Connections turned away because there were too many.
@@ -38,6 +40,8 @@ pub struct Metrics {
     pub objects_deleted: Counter,
     /// Background work that failed and will be tried again.
     pub background_failures: Counter,
+    /// How long ago all changes of accounts were last known, in seconds.
+    pub account_cache_age_seconds: Gauge<u64, AtomicU64>,
     /// Bytes that can still be stored, as last measured.
     pub backend_available_bytes: Gauge<u64, AtomicU64>,
 }
@@ -54,6 +58,8 @@ impl Default for Metrics {
             "Time from a request's head to its response's head",
             durations.clone(),
         );
+        let draining = Gauge::default();
+        registry.register("draining", "Whether the server is coming to its end", draining.clone());
         let connections = Gauge::default();
         registry.register("http_connections", "Connections open now", connections.clone());
         let refused_connections = Counter::default();
@@ -64,17 +70,25 @@ impl Default for Metrics {
         registry.register("objects_deleted", "Store objects deleted", objects_deleted.clone());
         let background_failures = Counter::default();
         registry.register("background_failures", "Background work that failed", background_failures.clone());
+        let account_cache_age_seconds = Gauge::default();
+        registry.register(
+            "account_cache_age_seconds",
+            "Time since all changes of accounts were last known",
+            account_cache_age_seconds.clone(),
+        );
         let backend_available_bytes = Gauge::default();
         registry.register("backend_available_bytes", "Bytes that can be stored", backend_available_bytes.clone());
         Self {
             registry,
             requests,
             durations,
+            draining,
             connections,
             refused_connections,
             uploads_expired,
             objects_deleted,
             background_failures,
+            account_cache_age_seconds,
             backend_available_bytes,
         }
     }

@@ -16,7 +16,6 @@ use leasehold_core::leasedb::{AccountChange, LeaseDb};
 use leasehold_core::store::{Store, StoreOptions};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 
 use crate::accounts::{Accounts, FIRST_ACCOUNT, Handout};
 use crate::admin::Admin;
@@ -25,14 +24,15 @@ use crate::datadir::{DataDir, Published};
 use crate::frontend::body::BodyLimits;
 use crate::frontend::gbs::{Gbs, Limits};
 use crate::identity::Identity;
+use crate::listener::drain::{Drain, DrainTimes};
 use crate::listener::{Deadlines, Listener};
 use crate::metrics::Metrics;
 
-/// How long requests in flight may take to end after the server was told to stop.
-const DRAIN_SECONDS: u64 = 65;
 /// How often overdue uploads and due garbage are looked for, in seconds.
 const SWEEP_SECONDS: u64 = 30;
 const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// How long a refresh of what is kept in memory may take before it is tried anew.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A server that accepts connections.
 pub struct Running {
@@ -42,17 +42,32 @@ pub struct Running {
     pub listen: SocketAddr,
     /// Where metrics and health are served.
     pub admin: SocketAddr,
-    stop: CancellationToken,
+    drain: Drain,
     server: tokio::task::JoinHandle<()>,
 }
 
 impl Running {
-    /// Stops accepting, lets requests in flight finish, and returns when all is done.
-    pub async fn stop(self) {
-        self.stop.cancel();
-        if let Err(error) = self.server.await {
+    /// Begins the end that clients do not notice; [`ended`](Self::ended) tells when it has come.
+    pub fn drain(&self) {
+        self.drain.begin();
+    }
+
+    /// Stops accepting, closes resting connections and lets requests in flight finish; all without waiting.
+    pub fn hurry(&self) {
+        self.drain.stop();
+    }
+
+    /// Waits for the server's end, however it was brought about. Must not be called again after it has returned.
+    pub async fn ended(&mut self) {
+        if let Err(error) = (&mut self.server).await {
             tracing::error!(%error, "the server ended badly");
         }
+    }
+
+    /// Stops accepting, lets requests in flight finish, and returns when all is done.
+    pub async fn stop(mut self) {
+        self.hurry();
+        self.ended().await;
     }
 }
 
@@ -82,7 +97,7 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
     let metrics = Arc::new(Metrics::default());
     let gbs = Gbs::new(store.clone(), accountant.clone(), limits(&config, &data), metrics.clone());
     let ready = Arc::new(AtomicBool::new(true));
-    let stop = CancellationToken::new();
+    let drain = Drain::default();
     let deadlines = Deadlines {
         header: Duration::from_secs(config.limits.header_timeout_seconds),
         idle: Duration::from_secs(config.limits.idle_timeout_seconds),
@@ -104,36 +119,35 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
     };
     let sweep_seconds = SWEEP_SECONDS.min(u64::from(config.uploads.idle_timeout_seconds).div_ceil(2));
     let background = [
-        tokio::spawn(keep_fresh(store.clone(), accountant, metrics.clone(), stop.clone())),
-        tokio::spawn(keep_clean(store, metrics, sweep_seconds, stop.clone())),
-        tokio::spawn(admin_listener.run(admin_socket, stop.clone())),
+        tokio::spawn(keep_accounts(accountant, metrics.clone(), drain.clone())),
+        tokio::spawn(keep_space(store.clone(), metrics.clone(), drain.clone())),
+        tokio::spawn(keep_clean(store, metrics.clone(), sweep_seconds, drain.clone())),
+        tokio::spawn(admin_listener.run(admin_socket, drain.last())),
     ];
-    let stopping = stop.clone();
+    let (drain_times, ending) = (drain_times(&config), drain.clone());
     let server = tokio::spawn(async move {
-        let gone = stopping.clone();
-        let drain = async {
-            gone.cancelled().await;
-            ready.store(false, Ordering::Relaxed);
-            gbs.drain();
-        };
         let ended = async {
-            tokio::join!(clients.run(socket, stopping), drain);
+            clients.run(socket, ending.clone()).await;
             gbs.finish().await;
+            ending.stop();
             for task in background {
                 drop(task.await);
             }
         };
-        let limit = async {
-            gone.cancelled().await;
-            tokio::time::sleep(Duration::from_secs(DRAIN_SECONDS)).await;
+        let announce = || {
+            ready.store(false, Ordering::Relaxed);
+            metrics.draining.set(1);
         };
         tokio::select! {
             () = ended => {}
-            () = limit => tracing::warn!("some requests did not end in time"),
+            () = ending.run(drain_times, announce) => {
+                tracing::warn!(connections = metrics.connections.get(), "not all clients left in time");
+                ending.stop();
+            }
         }
         drop(lock);
     });
-    Ok(Running { handout, listen, admin, stop, server })
+    Ok(Running { handout, listen, admin, drain, server })
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -153,6 +167,13 @@ const fn options(config: &Config) -> StoreOptions {
         object_max_bytes: 64 << 20,
         merged_max_bytes: 64 << 20,
         reserved_bytes: config.storage.reserved_space.0,
+    }
+}
+
+const fn drain_times(config: &Config) -> DrainTimes {
+    DrainTimes {
+        notice: Duration::from_secs(config.server.drain_notice_seconds),
+        drain: Duration::from_secs(config.server.drain_seconds),
     }
 }
 
@@ -186,28 +207,32 @@ fn rewrite<L: LeaseDb>(accounts: &Accounts<L>, account: &Account) -> Option<Hand
     accounts.hand_out(account).ok()
 }
 
-async fn every(seconds: u64, stop: &CancellationToken) -> bool {
+async fn every(seconds: u64, drain: &Drain) -> bool {
     tokio::select! {
-        () = stop.cancelled() => false,
+        () = drain.stopped() => false,
         () = tokio::time::sleep(Duration::from_secs(seconds)) => true,
     }
 }
 
-/// Keeps what is answered from memory up to date.
-async fn keep_fresh<L: LeaseDb, B: Backend>(
-    store: Arc<Store<L, B>>,
-    accountant: Arc<Accountant<L>>,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-) {
-    while every(REFRESH_SECONDS, &stop).await {
-        if let Err(error) = accountant.refresh().await {
+/// Keeps accounts up to date. Apart from the room, so that a backend that hangs does not make accounts old.
+async fn keep_accounts<L: LeaseDb>(accountant: Arc<Accountant<L>>, metrics: Arc<Metrics>, drain: Drain) {
+    while every(REFRESH_SECONDS, &drain).await {
+        let refreshed = tokio::time::timeout(REFRESH_TIMEOUT, accountant.refresh()).await;
+        if let Err(error) = refreshed.map_err(anyhow::Error::new).and_then(|result| Ok(result?)) {
             metrics.background_failures.inc();
-            tracing::warn!(%error, "cannot refresh accounts");
+            tracing::warn!(error = format!("{error:#}"), "cannot refresh accounts");
         }
-        if let Err(error) = store.refresh_space().await {
+        metrics.account_cache_age_seconds.set(accountant.cache_age().as_secs());
+    }
+}
+
+/// Keeps what is known of the backend's room up to date.
+async fn keep_space<L: LeaseDb, B: Backend>(store: Arc<Store<L, B>>, metrics: Arc<Metrics>, drain: Drain) {
+    while every(REFRESH_SECONDS, &drain).await {
+        let refreshed = tokio::time::timeout(REFRESH_TIMEOUT, store.refresh_space()).await;
+        if let Err(error) = refreshed.map_err(anyhow::Error::new).and_then(|result| Ok(result?)) {
             metrics.background_failures.inc();
-            tracing::warn!(%error, "cannot measure free space");
+            tracing::warn!(error = format!("{error:#}"), "cannot measure free space");
         }
         metrics.backend_available_bytes.set(store.backend_available_bytes());
     }
@@ -218,7 +243,7 @@ async fn keep_clean<L: LeaseDb, B: Backend>(
     store: Arc<Store<L, B>>,
     metrics: Arc<Metrics>,
     seconds: u64,
-    stop: CancellationToken,
+    drain: Drain,
 ) {
     loop {
         match store.collect(|_| ()).await {
@@ -231,7 +256,7 @@ async fn keep_clean<L: LeaseDb, B: Backend>(
                 tracing::warn!(%error, "cleaning up failed and will be tried again");
             }
         }
-        if !every(seconds, &stop).await {
+        if !every(seconds, &drain).await {
             return;
         }
     }

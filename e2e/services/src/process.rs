@@ -95,6 +95,11 @@ impl Process {
         self.end_by(Signal::TERM)
     }
 
+    /// Asks the process to end without delay, as Ctrl-C does (SIGINT), and waits for it.
+    pub fn interrupt(self) -> Result<ExitStatus> {
+        self.end_by(Signal::INT)
+    }
+
     /// Asks the process to end by `signal` and waits for it.
     pub fn end_by(mut self, signal: Signal) -> Result<ExitStatus> {
         self.send(signal)?;

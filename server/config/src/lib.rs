@@ -41,6 +41,10 @@ pub struct Server {
     pub admin_listen: SocketAddr,
     /// Shown to clients as the server's name.
     pub nickname: String,
+    /// How long after SIGTERM the server goes on as before, but is not ready: balancers must notice within this time.
+    pub drain_notice_seconds: u64,
+    /// How long it then waits at most for clients to leave, who are asked to with every answer.
+    pub drain_seconds: u64,
 }
 
 impl Default for Server {
@@ -50,6 +54,8 @@ impl Default for Server {
             advertise: None,
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 9090)),
             nickname: "Leasehold".to_owned(),
+            drain_notice_seconds: 15,
+            drain_seconds: 65,
         }
     }
 }
@@ -230,6 +236,7 @@ impl Config {
             ("limits.header_timeout_seconds", self.limits.header_timeout_seconds),
             ("limits.stall_timeout_seconds", self.limits.stall_timeout_seconds),
             ("uploads.idle_timeout_seconds", u64::from(self.uploads.idle_timeout_seconds)),
+            ("server.drain_seconds", self.server.drain_seconds),
         ] {
             if value == 0 {
                 return invalid(key, "must be at least 1".to_owned());

@@ -3,18 +3,25 @@
 //! A miss asks the lease database; a hit does not. Whoever owns the Accountant calls [`Accountant::refresh`] every
 //! [`REFRESH_SECONDS`]: it notices changes by a version number, renews the usage of accounts in use, and writes down
 //! when credentials were used. What decides about bytes and leases is checked again in the transaction that changes them.
+//!
+//! When the lease database does not answer, those known go on for [`STALE`]; about others nothing can be said, not even
+//! that they do not exist (`api.md` 10.2, 10.8).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use crate::account::{Account, Usage};
-use crate::clock::Timestamp;
+use crate::clock::{SteadyClock, SystemSteadyClock, Timestamp};
+use crate::contact::{Contact, millis};
 use crate::leasedb::{Credential, LeaseDb, LeaseDbError};
 use crate::secret::SecretHash;
 
 /// How often [`Accountant::refresh`] wants to be called, in seconds (`decisions.md` 4).
 pub const REFRESH_SECONDS: u64 = 2;
+/// How long accounts are served from memory without having been refreshed: a revocation is not known any longer.
+pub const STALE: Duration = Duration::from_secs(600);
 /// How often the use of a credential is written down, in seconds.
 const NOTE_USE_SECONDS: i64 = 600;
 /// How many credentials, and how many unknown hashes, are remembered.
@@ -40,8 +47,23 @@ pub struct Accountant<L> {
     sessions: RwLock<HashMap<SecretHash, Arc<Session>>>,
     unknown: RwLock<HashSet<SecretHash>>,
     version: AtomicU64,
-    now: AtomicI64,
+    /// Whether the changes up to `version` have not all been taken over yet.
+    is_behind: AtomicBool,
+    /// When all changes were last known to be taken over, in milliseconds of `clock`.
+    refreshed_at: AtomicU64,
+    clock: Arc<dyn SteadyClock>,
+    /// The database's time less that of `clock`, in milliseconds.
+    ahead: AtomicI64,
+    contact: Contact,
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("accounts have not been refreshed for too long")]
+struct TooOld;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the lease database did not answer lately")]
+struct NoContact;
 
 impl<L: LeaseDb> Accountant<L> {
     /// Makes an Accountant and refreshes it for the first time.
@@ -49,12 +71,24 @@ impl<L: LeaseDb> Accountant<L> {
     /// # Errors
     /// Whatever keeps the lease database from answering.
     pub async fn open(db: Arc<L>) -> Result<Self, LeaseDbError> {
+        Self::open_with_clock(db, Arc::new(SystemSteadyClock::default())).await
+    }
+
+    /// As [`open`](Self::open), with a clock by which silence is measured.
+    ///
+    /// # Errors
+    /// Whatever keeps the lease database from answering.
+    pub async fn open_with_clock(db: Arc<L>, clock: Arc<dyn SteadyClock>) -> Result<Self, LeaseDbError> {
         let accountant = Self {
             db,
             sessions: RwLock::default(),
             unknown: RwLock::default(),
             version: AtomicU64::new(0),
-            now: AtomicI64::new(0),
+            is_behind: AtomicBool::new(true),
+            refreshed_at: AtomicU64::new(0),
+            clock,
+            ahead: AtomicI64::new(0),
+            contact: Contact::default(),
         };
         accountant.refresh().await?;
         Ok(accountant)
@@ -65,14 +99,21 @@ impl<L: LeaseDb> Accountant<L> {
     /// # Errors
     /// The lease database does not answer for a credential that is not in memory, or has been silent too long.
     pub async fn session(&self, credential: &SecretHash) -> Result<Option<Arc<Session>>, LeaseDbError> {
-        let now = Timestamp::from_millis(self.now.load(Ordering::Relaxed));
-        let cached = read(&self.sessions).get(credential).cloned();
-        if let Some(session) = cached {
+        let elapsed = self.clock.elapsed();
+        if self.age(elapsed) >= STALE {
+            return Err(LeaseDbError::Unavailable(Box::new(TooOld)));
+        }
+        let now = self.now(elapsed);
+        if let Some(session) = self.remembered(credential) {
             if session.not_after.is_some_and(|end| end <= now) {
                 return Ok(None);
             }
             session.used_at.store(now.seconds(), Ordering::Relaxed);
             return Ok(Some(session));
+        }
+        if !self.contact.is_kept(elapsed) {
+            // Neither a look-up that may take long, nor a "no" that may have become wrong.
+            return Err(LeaseDbError::Unavailable(Box::new(NoContact)));
         }
         if read(&self.unknown).contains(credential) {
             return Ok(None);
@@ -96,20 +137,77 @@ impl<L: LeaseDb> Accountant<L> {
         Ok(Some(session))
     }
 
+    /// The session of a credential that is in memory, however old: fit to tell its owner that nothing can be stored now.
+    pub fn remembered(&self, credential: &SecretHash) -> Option<Arc<Session>> {
+        read(&self.sessions).get(credential).cloned()
+    }
+
+    /// Whether the lease database has answered lately.
+    pub fn has_contact(&self) -> bool {
+        self.contact.is_kept(self.clock.elapsed())
+    }
+
+    /// How long ago all changes of accounts were last known.
+    pub fn cache_age(&self) -> Duration {
+        self.age(self.clock.elapsed())
+    }
+
+    fn age(&self, elapsed: Duration) -> Duration {
+        elapsed.saturating_sub(Duration::from_millis(self.refreshed_at.load(Ordering::Relaxed)))
+    }
+
+    /// The database's time, which goes on when the database is silent.
+    fn now(&self, elapsed: Duration) -> Timestamp {
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        Timestamp::from_millis(ahead.saturating_add_unsigned(millis(elapsed)))
+    }
+
     /// Takes over changes of accounts, refreshes usage, notes which credentials were used.
     ///
     /// # Errors
     /// Whatever keeps the lease database from answering; the cache stays as it was.
     pub async fn refresh(&self) -> Result<(), LeaseDbError> {
+        let result = self.take_over().await;
+        if matches!(result, Err(LeaseDbError::Unavailable(_) | LeaseDbError::OutcomeUnknown(_))) {
+            self.contact.lost();
+        }
+        result
+    }
+
+    async fn take_over(&self) -> Result<(), LeaseDbError> {
+        let began = self.clock.elapsed();
         let now = self.db.now().await?;
+        let answered = self.clock.elapsed();
+        self.ahead.store(now.millis().saturating_sub_unsigned(millis(answered)), Ordering::Relaxed);
         let version = self.db.accounts_version().await?;
-        let changed = self.version.swap(version, Ordering::AcqRel) != version;
-        self.now.store(now.millis(), Ordering::Relaxed);
+        self.contact.made(answered);
+        let changed = self.version.swap(version, Ordering::AcqRel) != version || self.is_behind.load(Ordering::Relaxed);
+        // Should this end in an error, the next one takes over what is left.
+        self.is_behind.store(changed, Ordering::Relaxed);
         if changed {
             write(&self.unknown).clear();
+        } else {
+            self.refreshed_at.store(millis(began), Ordering::Relaxed);
         }
+        let uses = self.reload_sessions(now, changed).await?;
+        if changed {
+            self.is_behind.store(false, Ordering::Relaxed);
+            self.refreshed_at.store(millis(began), Ordering::Relaxed);
+        }
+        if !uses.is_empty() {
+            self.db.note_use(uses).await?;
+        }
+        Ok(())
+    }
+
+    /// Reloads sessions in use, or all if something `changed`; gives which credentials were used.
+    async fn reload_sessions(
+        &self,
+        now: Timestamp,
+        changed: bool,
+    ) -> Result<Vec<(SecretHash, Timestamp)>, LeaseDbError> {
         let sessions: Vec<Arc<Session>> = read(&self.sessions).values().cloned().collect();
-        let mut uses = Vec::new();
+        let (mut uses, mut damaged) = (Vec::new(), Ok(()));
         for session in sessions {
             let used_at = session.used_at.load(Ordering::Relaxed);
             if used_at - session.noted_at.load(Ordering::Relaxed) >= NOTE_USE_SECONDS {
@@ -121,13 +219,18 @@ impl<L: LeaseDb> Accountant<L> {
             if resting > 86_400 {
                 write(&self.sessions).remove(&session.credential);
             } else if changed || resting < 10 {
-                self.reload(&session, now).await?;
+                match self.reload(&session, now).await {
+                    Ok(()) => self.contact.made(self.clock.elapsed()),
+                    Err(error @ LeaseDbError::Invalid(_)) => {
+                        // One damaged account must not keep the others old.
+                        write(&self.sessions).remove(&session.credential);
+                        damaged = Err(error);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
-        if !uses.is_empty() {
-            self.db.note_use(uses).await?;
-        }
-        Ok(())
+        damaged.map(|()| uses)
     }
 
     async fn reload(&self, old: &Session, now: Timestamp) -> Result<(), LeaseDbError> {

@@ -4,6 +4,7 @@
 //! database uses for it.
 
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -51,6 +52,28 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// Tells how much time has passed, whatever is done to the date.
+pub trait SteadyClock: std::fmt::Debug + Send + Sync + 'static {
+    /// Time since some moment in the past.
+    fn elapsed(&self) -> Duration;
+}
+
+/// The machine's own steady clock, from its making on.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemSteadyClock(Instant);
+
+impl Default for SystemSteadyClock {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl SteadyClock for SystemSteadyClock {
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
     }
 }
 

@@ -15,6 +15,7 @@ pub mod beat;
 pub mod bucket;
 pub mod chunk;
 pub mod clock;
+pub mod contact;
 pub mod id;
 pub mod lease;
 pub mod leasedb;

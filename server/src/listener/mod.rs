@@ -3,6 +3,7 @@
 //! Clients send neither a server name nor ALPN, and keep idle connections for 240 s (`gbs.md` 2, 3), so there is one
 //! certificate, one protocol, and a patient idle timeout.
 
+pub mod drain;
 pub mod guard;
 
 use std::convert::Infallible;
@@ -11,24 +12,26 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::frontend::body::ResponseBody;
 use crate::metrics::Metrics;
+use drain::Drain;
 use guard::{GuardedStream, Phase};
 
 /// Connections beyond the limit that are still told so with a 503 instead of being dropped.
 const REFUSALS_MAX: usize = 64;
 /// Large enough for a few TLS records, small enough for hundreds of connections.
 const BUFFER_BYTES: usize = 32 << 10;
+/// A draining port ends when it has had no connection for this long.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// How long a connection may take for what.
 #[derive(Clone, Copy, Debug)]
@@ -65,16 +68,20 @@ pub struct Listener<H> {
 }
 
 impl<H: Handler> Listener<H> {
-    /// Accepts connections until `stop`, then lets those in flight finish their requests.
-    pub async fn run(self, socket: TcpListener, stop: CancellationToken) {
+    /// Accepts connections until nobody has come for a while since `drain` began to close them, or until it is stopped;
+    /// then lets requests in flight finish.
+    pub async fn run(self, socket: TcpListener, drain: Drain) {
         let listener = Arc::new(self);
         let places = Arc::new(Semaphore::new(listener.connections_max));
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         let connections = TaskTracker::new();
         loop {
+            // Whoever connects makes the quiet begin anew.
             let accepted = tokio::select! {
-                () = stop.cancelled() => break,
+                biased;
+                () = drain.stopped() => break,
                 accepted = socket.accept() => accepted,
+                () = quiet(&drain, &connections) => break,
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
@@ -92,24 +99,18 @@ impl<H: Handler> Listener<H> {
                     Err(_) => continue,
                 },
             };
-            connections.spawn(listener.clone().connection(stream, place, full, stop.clone()));
+            connections.spawn(listener.clone().connection(stream, place, full, drain.clone()));
         }
         connections.close();
         connections.wait().await;
     }
 
-    async fn connection(
-        self: Arc<Self>,
-        stream: TcpStream,
-        place: OwnedSemaphorePermit,
-        full: bool,
-        stop: CancellationToken,
-    ) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, place: OwnedSemaphorePermit, full: bool, drain: Drain) {
         self.metrics.connections.inc();
         if full {
             self.metrics.refused_connections.inc();
         }
-        let result = self.serve(stream, full, stop).await;
+        let result = self.serve(stream, full, drain).await;
         if let Err(error) = result {
             tracing::debug!(%error, "a connection ended");
         }
@@ -117,29 +118,32 @@ impl<H: Handler> Listener<H> {
         drop(place);
     }
 
-    async fn serve(&self, stream: TcpStream, full: bool, stop: CancellationToken) -> io::Result<()> {
+    async fn serve(&self, stream: TcpStream, full: bool, drain: Drain) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let Some(tls) = &self.tls else { return self.http(stream, full, stop).await };
+        let Some(tls) = &self.tls else { return self.http(stream, full, drain).await };
         // TLS reads 4 KiB at a time by itself.
         let stream = tokio::io::BufReader::with_capacity(BUFFER_BYTES, stream);
         let accept = tls.accept_with(stream, |connection| connection.set_buffer_limit(Some(BUFFER_BYTES)));
         let handshake = tokio::time::timeout(self.deadlines.header, accept);
         let stream = handshake.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "slow TLS handshake"))??;
-        self.http(stream, full, stop).await
+        self.http(stream, full, drain).await
     }
 
-    async fn http<S>(&self, stream: S, full: bool, stop: CancellationToken) -> io::Result<()>
+    async fn http<S>(&self, stream: S, full: bool, drain: Drain) -> io::Result<()>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let phase = Phase::default();
         let stream = TokioIo::new(GuardedStream::new(stream, self.deadlines, phase.clone()));
-        let handler = &self.handler;
+        let (handler, closing) = (&self.handler, &drain);
         let service = service_fn(|request: Request<Incoming>| {
             let phase = phase.clone();
             async move {
                 let busy = phase.begin_request();
                 let mut response = if full { handler.refuse() } else { handler.handle(request).await };
+                if closing.is_closing() {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
                 response.body_mut().hold(busy);
                 Ok::<_, Infallible>(response)
             }
@@ -151,11 +155,20 @@ impl<H: Handler> Listener<H> {
         tokio::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = stop.cancelled() => {
+            () = drain.stopped() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
         };
         result.map_err(io::Error::other)
     }
+}
+
+/// Waits until answers ask clients to close, and no connection has been there for a while.
+async fn quiet(drain: &Drain, connections: &TaskTracker) {
+    drain.closing().await;
+    // A closed tracker takes more tasks all the same; only an empty and closed one is done.
+    connections.close();
+    connections.wait().await;
+    tokio::time::sleep(QUIET).await;
 }

@@ -1,15 +1,13 @@
 //! Requests made to break things: smuggled, mutated, nested, never read. Each gets an answer below 500 or a closed
 //! connection within its deadline, and none leaves anything behind.
 
-use std::io::Read;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use data_encoding::BASE64;
+use rustix::process::Signal;
 use serde_json::Value as Json;
 
-use crate::places;
-use crate::support::{Connection, Request, Response, Server, Tls, authorization, index, noise, nurl_parts};
+use crate::support::{Connection, Program, Request, Response, Server, index, noise, request};
 
 async fn is_empty(server: &Server) {
     assert_eq!(server.ask(&server.get("/storage/v1/version")).await.status, 200);
@@ -142,40 +140,16 @@ async fn who_never_reads_is_cut_off() {
 
 #[tokio::test]
 async fn logs_never_hold_a_swissnum() {
-    let folder = places::folder();
-    let config = folder.path().join("config.toml");
-    std::fs::write(&config, "[log]\nlevel = \"trace\"\n").expect("written");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_leasehold"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--output", "json", "--config"])
-        .args([&config])
-        .arg("--data-dir")
-        .arg(folder.path().join("data"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::from(std::fs::File::create(folder.path().join("log")).expect("a log")))
-        .spawn()
-        .expect("the program starts");
-    let mut line = Vec::new();
-    let mut stdout = child.stdout.take().expect("piped");
-    let mut byte = [0];
-    while stdout.read(&mut byte).expect("readable") == 1 && byte[0] != b'\n' {
-        line.push(byte[0]);
-    }
-    let started: Json = serde_json::from_slice(&line).expect("one line of JSON");
-    let (pinned, swissnum) = nurl_parts(started["nurl"].as_str().expect("a NURL"));
-    let stream =
-        tokio::net::TcpStream::connect(started["listen"].as_str().expect("an address")).await.expect("connects");
-    let mut connection = Tls::pinning(&pinned).connect(stream).await.expect("a handshake");
+    let mut program = Program::start("[log]\nlevel = \"trace\"\n");
+    let mut connection = program.connect().await;
     for path in ["/storage/v1/version", "/account/v1", "/nothing"] {
-        let request = Request::new("GET", path).header("Authorization", &authorization(&swissnum));
-        assert!(connection.ask(&request).await.status < 500);
+        assert!(connection.ask(&request(&program.authorization, "GET", path)).await.status < 500);
     }
     drop(connection);
-    let pid = rustix::process::Pid::from_raw(child.id().try_into().expect("a pid")).expect("a pid");
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
-    let ended = tokio::task::spawn_blocking(move || child.wait()).await.expect("no panic").expect("ended");
-    assert_eq!(ended.code(), Some(0), "SIGTERM ends it well");
-    let log = std::fs::read_to_string(folder.path().join("log")).expect("text");
+    program.signal(Signal::INT);
+    assert_eq!(program.ended().await.code(), Some(0));
+    let log = program.log();
     assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log is detailed: {log}");
-    let encoded = BASE64.encode(swissnum.as_bytes());
-    assert!(!log.contains(&swissnum) && !log.contains(&encoded[..20]), "a swissnum is in the log");
+    let (swissnum, encoded) = (&program.swissnum, BASE64.encode(program.swissnum.as_bytes()));
+    assert!(!log.contains(swissnum) && !log.contains(&encoded[..20]), "a swissnum is in the log");
 }

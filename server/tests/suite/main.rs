@@ -3,9 +3,11 @@
 mod commands;
 mod contract_backend;
 mod contract_leasedb;
+mod drain;
 mod gbs;
 mod hostile;
 mod model;
+mod outage;
 mod places;
 mod store;
 mod support;

@@ -2,7 +2,7 @@
 //! `accounting.md` B-1, B-3, B-4, B-5, B-9.
 
 mod held;
-mod site;
+pub mod site;
 
 use bytes::Bytes;
 use leasehold_core::backend::Backend;

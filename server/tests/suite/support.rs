@@ -18,8 +18,10 @@ use tempfile::TempDir;
 use crate::places;
 
 mod client;
+mod program;
 
 pub use client::{Connection, Request, Response, Tls, hex};
+pub use program::Program;
 
 /// No wait on a socket may take longer than this.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,6 +46,27 @@ pub struct Server {
 /// The `Authorization` header of a swissnum.
 pub fn authorization(swissnum: &str) -> String {
     format!("Tahoe-LAFS {}", BASE64.encode(swissnum.as_bytes()))
+}
+
+/// A request under this `Authorization` that accepts CBOR.
+pub fn request(authorization: &str, method: &str, path: &str) -> Request {
+    Request::new(method, path).header("Authorization", authorization).header("Accept", "application/cbor")
+}
+
+/// A request to begin uploads.
+pub fn allocate(authorization: &str, index: &str, shares: &[u64], size: u64) -> Request {
+    let shares = shares.iter().map(|share| (*share).into()).collect();
+    let set = ciborium::Value::Tag(258, Box::new(ciborium::Value::Array(shares)));
+    let body = cbor!({ "share-numbers" => set, "allocated-size" => size }).expect("plain values");
+    let path = format!("/storage/v1/immutable/{index}");
+    request(authorization, "POST", &path).secrets(&LEASE).secrets(&[UPLOAD]).cbor(&body)
+}
+
+/// A request to write a part of an immutable share.
+pub fn write(authorization: &str, index: &str, share: u64, offset: u64, bytes: &[u8]) -> Request {
+    let range = format!("bytes {offset}-{}/*", offset + bytes.len() as u64 - 1);
+    let path = format!("/storage/v1/immutable/{index}/{share}");
+    request(authorization, "PATCH", &path).secrets(&[UPLOAD]).header("Content-Range", &range).body(bytes)
 }
 
 impl Server {
@@ -113,7 +136,7 @@ impl Server {
 
     /// A request of the first account that accepts CBOR.
     pub fn request(&self, method: &str, path: &str) -> Request {
-        Request::new(method, path).header("Authorization", &self.authorization).header("Accept", "application/cbor")
+        request(&self.authorization, method, path)
     }
 
     pub fn get(&self, path: &str) -> Request {
@@ -126,16 +149,11 @@ impl Server {
     }
 
     pub fn allocate(&self, index: &str, shares: &[u64], size: u64) -> Request {
-        let shares = shares.iter().map(|share| (*share).into()).collect();
-        let set = ciborium::Value::Tag(258, Box::new(ciborium::Value::Array(shares)));
-        let body = cbor!({ "share-numbers" => set, "allocated-size" => size }).expect("plain values");
-        self.request("POST", &format!("/storage/v1/immutable/{index}")).secrets(&LEASE).secrets(&[UPLOAD]).cbor(&body)
+        allocate(&self.authorization, index, shares, size)
     }
 
     pub fn write(&self, index: &str, share: u64, offset: u64, bytes: &[u8]) -> Request {
-        let range = format!("bytes {offset}-{}/*", offset + bytes.len() as u64 - 1);
-        let request = self.request("PATCH", &format!("/storage/v1/immutable/{index}/{share}")).secrets(&[UPLOAD]);
-        request.header("Content-Range", &range).body(bytes)
+        write(&self.authorization, index, share, offset, bytes)
     }
 
     /// A read-test-write with this body, which need not be one.

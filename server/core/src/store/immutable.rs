@@ -64,7 +64,15 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         };
         for _ in 0..OVERDUE_ATTEMPTS_MAX {
             match self.db.allocate(request.clone()).await? {
-                AllocateOutcome::Done { already_have, allocated } => return Ok(Allocated { already_have, allocated }),
+                AllocateOutcome::Done { already_have, allocated } => {
+                    let refused = |number| !already_have.contains(number) && !allocated.contains(number);
+                    if self.backend_contact.is_lost() && wanted.iter().any(refused) {
+                        // They did not fit because nothing is known of the room; leases are renewed all the same.
+                        let silent = std::io::Error::other("the backend did not answer lately");
+                        return Err(StoreError::Backend(BackendError::Unavailable(silent)));
+                    }
+                    return Ok(Allocated { already_have, allocated });
+                }
                 AllocateOutcome::Refused(state) => return Err(StoreError::Refused(state)),
                 // An overdue upload gives way at once (`review.md` D5).
                 AllocateOutcome::Overdue(uploads) => {

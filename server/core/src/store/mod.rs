@@ -11,6 +11,7 @@ mod heart;
 mod immutable;
 mod mutable;
 mod read;
+mod rows;
 mod stage;
 
 use std::sync::Arc;
@@ -24,12 +25,14 @@ pub use mutable::ReadTestWriteOutcome;
 pub use read::ShareSlice;
 
 use crate::account::AccountState;
-use crate::accountant::Session;
+use crate::accountant::{Accountant, Session};
 use crate::backend::{Backend, BackendError};
-use crate::clock::{Entropy, Timestamp};
+use crate::clock::{Entropy, SteadyClock, SystemSteadyClock, Timestamp};
+use crate::contact::Contact;
 use crate::id::{ShareId, StorageIndex};
 use crate::leasedb::{Advisory, LeaseDb, LeaseDbError, LeaseRow, RenewOutcome, ShareRow};
 use crate::share::ShareKind;
+use rows::RowCache;
 
 /// Why an operation was not done. Where a variant does not say otherwise, nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +150,11 @@ pub struct Space {
     pub available_bytes: u64,
 }
 
+impl Space {
+    /// What a server announces that cannot store anything at present; clients go on reading from it (`gbs.md` 7.1).
+    pub const NONE: Self = Self { immutable_share_max_bytes: 0, mutable_share_max_bytes: 0, available_bytes: 0 };
+}
+
 /// The storage protocol over a lease database and a backend.
 #[derive(Debug)]
 pub struct Store<L, B> {
@@ -157,6 +165,12 @@ pub struct Store<L, B> {
     backend_available_bytes: AtomicU64,
     /// The database's time at the last refresh, in milliseconds; 0 before the first.
     recent_millis: AtomicI64,
+    clock: Arc<dyn SteadyClock>,
+    backend_contact: Contact,
+    /// Rows of immutable shares that were read lately.
+    rows: Arc<RowCache>,
+    /// When the lease database was last asked for a row in vain, in milliseconds of `clock`; 0: it answered since.
+    rows_asked_in_vain_at: AtomicU64,
 }
 
 impl<L: LeaseDb, B: Backend> Store<L, B> {
@@ -169,7 +183,17 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             options,
             backend_available_bytes: AtomicU64::new(0),
             recent_millis: AtomicI64::new(0),
+            clock: Arc::new(SystemSteadyClock::default()),
+            backend_contact: Contact::default(),
+            rows: Arc::default(),
+            rows_asked_in_vain_at: AtomicU64::new(0),
         }
+    }
+
+    /// Measures by another clock how long rows are kept and the backend is silent.
+    #[must_use]
+    pub fn with_clock(self, clock: Arc<dyn SteadyClock>) -> Self {
+        Self { clock, ..self }
     }
 
     /// The lease database.
@@ -182,8 +206,15 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// # Errors
     /// The backend does not answer; nothing more is announced or allocated then.
     pub async fn refresh_space(&self) -> Result<()> {
-        self.recent_millis.store(self.db.now().await?.millis(), Ordering::Relaxed);
+        let asked_at = self.clock.elapsed();
+        if let Ok(now) = self.db.now().await {
+            self.recent_millis.store(now.millis(), Ordering::Relaxed);
+        }
         let answer = self.backend.available_bytes().await;
+        match &answer {
+            Ok(_) => self.backend_contact.made(asked_at),
+            Err(_) => self.backend_contact.lost(),
+        }
         let available = answer.as_ref().map_or(0, |bytes| bytes.saturating_sub(self.options.reserved_bytes));
         self.backend_available_bytes.store(available, Ordering::Relaxed);
         Ok(answer.map(drop)?)
@@ -202,8 +233,11 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         self.backend_available_bytes.load(Ordering::Relaxed)
     }
 
-    /// What to announce to an account, from memory.
-    pub fn space(&self, session: &Session) -> Space {
+    /// What to announce to an account, from memory: nothing while lease database or backend do not answer.
+    pub fn space(&self, session: &Session, accountant: &Accountant<L>) -> Space {
+        if !accountant.has_contact() || !self.backend_contact.is_kept(self.clock.elapsed()) {
+            return Space::NONE;
+        }
         let account = &session.account;
         let left = session.usage.left(account.quota_bytes).min(self.backend_available_bytes.load(Ordering::Relaxed));
         // A quota is counted in container lengths; the shares that fit are that much smaller.

@@ -2,23 +2,34 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::body::zeros;
+use super::rows::FRESH;
 use super::{Result, Store, StoreError};
 use crate::backend::{Backend, BackendError, ByteStream};
 use crate::chunk::ObjectName;
+use crate::contact::millis;
 use crate::id::{ShareId, ShareNumber, StorageIndex};
-use crate::leasedb::{LeaseDb, ShareRow};
+use crate::leasedb::{LeaseDb, LeaseDbError, ShareRow};
 use crate::locator::Segment;
 use crate::share::{ShareKind, ShareState};
+
+/// While the lease database does not answer, one reader in this time tries whether it does again.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// A range of one version of a share. Names are never reused, so what it yields is of that version whenever it is read.
 #[derive(Clone, Debug)]
 pub struct ShareSlice {
     share: ShareId,
+    kind: ShareKind,
+    /// Size of the share data in bytes.
+    size_bytes: u64,
+    range: Range<u64>,
     segments: Vec<Segment>,
     /// How many bytes it has.
     pub length_bytes: u64,
@@ -29,8 +40,9 @@ impl ShareSlice {
     pub fn new(storage_index: StorageIndex, row: &ShareRow, range: Range<u64>) -> Self {
         let range = range.start.min(row.size_bytes)..range.end.min(row.size_bytes);
         let length_bytes = range.end.saturating_sub(range.start);
-        let segments = if length_bytes == 0 { Vec::new() } else { row.locator.segments(range) };
-        Self { share: ShareId::new(storage_index, row.number), segments, length_bytes }
+        let segments = if length_bytes == 0 { Vec::new() } else { row.locator.segments(range.clone()) };
+        let (share, kind, size_bytes) = (ShareId::new(storage_index, row.number), row.kind, row.size_bytes);
+        Self { share, kind, size_bytes, range, segments, length_bytes }
     }
 }
 
@@ -43,7 +55,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         Ok(self.db.list_numbers(storage_index, kind).await?)
     }
 
-    /// The row of a finished share; pass it to [`ShareSlice::new`] to read it.
+    /// The row of a finished share, as it is now.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] if there is no finished share of this kind.
@@ -52,22 +64,98 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         row.filter(|row| row.kind == kind && row.state == ShareState::Stable).ok_or(StoreError::NotFound)
     }
 
-    /// Opens a slice; the first object is opened before this returns, so that a missing one is told in time.
+    /// The row of a finished share, for [`ShareSlice::new`]. That of an immutable share may be a minute old, and ten while
+    /// the lease database does not answer (`design.md` 4.3, `api.md` 10.8).
     ///
     /// # Errors
-    /// [`StoreError::Vanished`] if the share's bytes are not where its row says.
+    /// [`StoreError::NotFound`] if there is no finished share of this kind.
+    pub async fn readable_share(&self, kind: ShareKind, share: ShareId) -> Result<Arc<ShareRow>> {
+        if kind == ShareKind::Mutable {
+            return self.stable_share(kind, share).await.map(Arc::new);
+        }
+        let now = self.clock.elapsed();
+        let kept = self.rows.find(share, now);
+        if let Some(kept) = &kept
+            && (now.saturating_sub(kept.seen_at) < FRESH || !self.is_worth_asking(now))
+        {
+            return Ok(kept.row.clone());
+        }
+        let asked = self.stable_share(kind, share).await;
+        let silent =
+            matches!(asked, Err(StoreError::LeaseDb(LeaseDbError::Unavailable(_) | LeaseDbError::OutcomeUnknown(_))));
+        // 0 means that it answers.
+        self.rows_asked_in_vain_at.store(if silent { millis(now).max(1) } else { 0 }, Ordering::Relaxed);
+        match (asked, kept) {
+            (Ok(row), _) => {
+                let row = Arc::new(row);
+                self.rows.keep(share, row.clone(), now);
+                Ok(row)
+            }
+            (Err(_), Some(kept)) if silent => Ok(kept.row),
+            (Err(error), _) => {
+                if matches!(error, StoreError::NotFound) {
+                    self.rows.remove(share);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether the lease database may be expected to answer. If it did not, that is true for one caller now and then,
+    /// so that the others need not wait for it.
+    fn is_worth_asking(&self, now: Duration) -> bool {
+        let vain_at = self.rows_asked_in_vain_at.load(Ordering::Relaxed);
+        let now = millis(now).max(1);
+        if vain_at == 0 {
+            return true;
+        }
+        let due = now >= vain_at.saturating_add(millis(RETRY));
+        due && self.rows_asked_in_vain_at.compare_exchange(vain_at, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Opens a slice; the first object is opened before this returns, so that a missing one is told in time.
+    ///
+    /// The objects of an immutable share may have been replaced since its row was read: then it is read once again.
+    ///
+    /// # Errors
+    /// [`StoreError::Vanished`] if the share's bytes are not where its row says; [`StoreError::NotFound`] if there is
+    /// no such share any more.
     pub async fn open_slice(&self, slice: &ShareSlice) -> Result<ByteStream> {
-        let mut segments = slice.segments.clone().into_iter();
-        let Some(first) = segments.next() else { return Ok(stream::empty().boxed()) };
-        let head = open_segment(self.backend.clone(), slice.share, first).await.map_err(|error| match error {
+        let vanished = |error| match error {
             BackendError::NotFound(_) => StoreError::Vanished(slice.share),
             other => other.into(),
-        })?;
+        };
+        match self.open_objects(slice).await {
+            Err(BackendError::NotFound(_)) if slice.kind == ShareKind::Immutable => {
+                self.rows.remove(slice.share);
+                let row = self.readable_share(slice.kind, slice.share).await?;
+                let again = ShareSlice::new(slice.share.storage_index, &row, slice.range.clone());
+                if again.size_bytes != slice.size_bytes || again.segments == slice.segments {
+                    return Err(StoreError::Vanished(slice.share));
+                }
+                self.open_objects(&again).await.map_err(vanished)
+            }
+            opened => opened.map_err(vanished),
+        }
+    }
+
+    async fn open_objects(&self, slice: &ShareSlice) -> Result<ByteStream, BackendError> {
+        let mut segments = slice.segments.clone().into_iter();
+        let Some(first) = segments.next() else { return Ok(stream::empty().boxed()) };
+        let head = open_segment(self.backend.clone(), slice.share, first).await?;
         let rest: Vec<Segment> = segments.collect();
         if rest.is_empty() {
             return Ok(head);
         }
-        Ok(head.chain(open_segments(self.backend.clone(), slice.share, rest)).boxed())
+        // It is too late to open others, but not for the next reader.
+        let (rows, share) = (self.rows.clone(), slice.share);
+        let rest = open_segments(self.backend.clone(), share, rest).inspect_err(move |error| {
+            let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+            if matches!(cause, Some(BackendError::NotFound(_))) {
+                rows.remove(share);
+            }
+        });
+        Ok(head.chain(rest).boxed())
     }
 
     /// Reads a whole slice into memory; the caller bounds its length.

@@ -1,9 +1,10 @@
-//! A clock that stands still until a test moves it.
+//! Clocks that stand still until a test moves them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, SteadyClock, Timestamp};
 
 /// A clock that all its clones share and that only tests move.
 #[derive(Clone, Debug)]
@@ -36,5 +37,22 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// A steady clock that all its clones share and that only tests move.
+#[derive(Clone, Debug, Default)]
+pub struct ManualSteadyClock(Arc<AtomicU64>);
+
+impl ManualSteadyClock {
+    /// Lets so many seconds pass.
+    pub fn advance(&self, seconds: u64) {
+        self.0.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+impl SteadyClock for ManualSteadyClock {
+    fn elapsed(&self) -> Duration {
+        Duration::from_secs(self.0.load(Ordering::SeqCst))
     }
 }

@@ -3,7 +3,8 @@
 //! [`Faults`] numbers every call that an operation makes of either trait: that is its list of I/O call sites. A plan
 //! names one of these calls and what happens there. A crash is a call that never returns: [`Faults::run`] notices it
 //! and drops the operation, as a process that dies would. The ledger remembers which operation met which site, and
-//! which faults struck there, so that a test can tell that none was forgotten.
+//! which faults struck there, so that a test can tell that none was forgotten. Beside plans there are outages: all calls
+//! of one trait fail until it is over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, pending, poll_fn};
@@ -107,8 +108,18 @@ struct State {
     plan: Option<(usize, Fault)>,
     report: Report,
     dead: bool,
+    outage: Outage,
     wakers: Vec<Waker>,
     ledger: BTreeMap<(&'static str, Site), BTreeSet<Fault>>,
+}
+
+/// What does not answer at present.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outage {
+    /// The lease database.
+    pub lease_db: bool,
+    /// The backend.
+    pub backend: bool,
 }
 
 /// The plan and the ledger that all doubles of one test share.
@@ -153,6 +164,11 @@ impl Faults {
         std::mem::take(&mut state.report)
     }
 
+    /// From now on these do not answer, and the others do.
+    pub fn set_outage(&self, outage: Outage) {
+        self.state().outage = outage;
+    }
+
     /// Drives an operation to its end; `None` if the process died on the way and the operation was dropped.
     pub async fn run<T>(&self, operation: impl Future<Output = T>) -> Option<T> {
         let death = poll_fn(|context| {
@@ -192,7 +208,12 @@ impl Faults {
             let call = state.report.calls.len();
             state.report.calls.push(site);
             let planned = state.plan.filter(|(at, _)| *at == call);
-            let fault = planned.map(|(_, fault)| fault.nearest(site)).filter(|_| !state.dead);
+            let is_out = match site {
+                Site::Db(_) => state.outage.lease_db,
+                Site::Backend(_) => state.outage.backend,
+            };
+            let fault = planned.map(|(_, fault)| fault.nearest(site)).or(is_out.then_some(Fault::ErrorBefore));
+            let fault = fault.filter(|_| !state.dead);
             let key = (state.operation, site);
             state.ledger.entry(key).or_default().extend(fault);
             if let Some(fault) = fault {

@@ -44,7 +44,7 @@ impl<L: LeaseDb, B: Backend> Gbs<L, B> {
     }
 
     pub(super) async fn read(&self, kind: ShareKind, share: ShareId, headers: &HeaderMap) -> Answer {
-        let row = self.0.store.stable_share(kind, share).await?;
+        let row = self.0.store.readable_share(kind, share).await?;
         let (status, range) = match headers.get(header::RANGE) {
             None => (StatusCode::OK, 0..row.size_bytes),
             Some(value) => {

@@ -15,7 +15,6 @@ pub mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -69,7 +68,6 @@ struct Inner<L, B> {
     limits: Limits,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
-    draining: AtomicBool,
 }
 
 /// A request whose account and secrets are known.
@@ -84,13 +82,8 @@ impl<L: LeaseDb, B: Backend> Gbs<L, B> {
     /// Puts the front end together.
     pub fn new(store: Arc<Store<L, B>>, accountant: Arc<Accountant<L>>, limits: Limits, metrics: Arc<Metrics>) -> Self {
         let services = Services::default();
-        let (tasks, draining) = (TaskTracker::new(), AtomicBool::new(false));
-        Self(Arc::new(Inner { store, accountant, services, limits, metrics, tasks, draining }))
-    }
-
-    /// From now on tells clients to close their connections.
-    pub fn drain(&self) {
-        self.0.draining.store(true, Ordering::Relaxed);
+        let tasks = TaskTracker::new();
+        Self(Arc::new(Inner { store, accountant, services, limits, metrics, tasks }))
     }
 
     /// Waits for the changes in progress to come to their end.
@@ -124,9 +117,16 @@ impl<L: LeaseDb, B: Backend> Gbs<L, B> {
     async fn session(&self, headers: &HeaderMap, endpoint: &Endpoint) -> Result<Arc<Session>, Refusal> {
         let unauthorized = || Refusal::new(StatusCode::UNAUTHORIZED, "wrong Authorization header");
         let credential = auth::parse_authorization(headers)?.ok_or_else(unauthorized)?;
-        let unavailable = |_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "accounts cannot be looked up now");
-        let session = self.0.accountant.session(&credential).await.map_err(unavailable)?;
-        let session = session.ok_or_else(unauthorized)?;
+        let unavailable = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "accounts cannot be looked up now");
+        let accountant = &self.0.accountant;
+        let session = match accountant.session(&credential).await {
+            Ok(session) => session.ok_or_else(unauthorized)?,
+            // Who is connected stays so and learns that nothing can be stored (`api.md` 10.8).
+            Err(_) if matches!(endpoint, Endpoint::Version) => {
+                accountant.remembered(&credential).ok_or_else(unavailable)?
+            }
+            Err(_) => return Err(unavailable()),
+        };
         let reads = matches!(endpoint, Endpoint::Account | Endpoint::Services | Endpoint::Version);
         if !session.account.state.may_read() && !reads {
             return Err(unauthorized());
@@ -137,7 +137,10 @@ impl<L: LeaseDb, B: Backend> Gbs<L, B> {
     async fn dispatch(&self, endpoint: Endpoint, request: Authorized) -> Answer {
         let store = &self.0.store;
         match endpoint {
-            Endpoint::Version => Ok(cbor(StatusCode::OK, wire::write_version(&store.space(&request.session)))),
+            Endpoint::Version => {
+                let space = store.space(&request.session, &self.0.accountant);
+                Ok(cbor(StatusCode::OK, wire::write_version(&space)))
+            }
             Endpoint::Lease(index) => {
                 store.renew_leases(&request.session, index).await?;
                 Ok(empty(StatusCode::NO_CONTENT))
@@ -164,14 +167,6 @@ impl<L: LeaseDb, B: Backend> Gbs<L, B> {
         check_content_type(&request.headers)?;
         spool::collect(&request.body, max).await
     }
-
-    fn respond(&self, endpoint: Option<Endpoint>, answer: Answer) -> Response<ResponseBody> {
-        let mut response = answer.unwrap_or_else(|refusal| refuse(endpoint, refusal));
-        if self.0.draining.load(Ordering::Relaxed) {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
-    }
 }
 
 impl<L: LeaseDb, B: Backend> Handler for Gbs<L, B> {
@@ -184,7 +179,7 @@ impl<L: LeaseDb, B: Backend> Handler for Gbs<L, B> {
             Ok(endpoint) => (Some(endpoint), self.answer(endpoint, head.headers, body.clone()).await),
             Err(error) => (None, Err(not_routed(error))),
         };
-        let response = self.respond(endpoint, answer);
+        let response = answer.unwrap_or_else(|refusal| refuse(endpoint, refusal));
         // A body that nobody read would make HTTP close the connection, and the client's next request fail.
         body.drain().await;
         let name = endpoint.map_or("other", |endpoint| endpoint.name());

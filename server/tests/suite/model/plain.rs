@@ -331,7 +331,8 @@ impl Plain {
 
     /// Whether an operation of which only a part may have been done can have left this.
     pub fn admits_part(&self, operation: &Operation, now: i64, seen: &Self) -> bool {
-        if !matches!(operation, Operation::Sweep) {
+        // An allocation first ends the overdue uploads that it meets, as a sweep does.
+        if !matches!(operation, Operation::Sweep | Operation::Allocate { .. }) {
             return false;
         }
         let overdue = self.overdue(now);

@@ -14,7 +14,7 @@ use leasehold_core::leasedb::{AccountChange, CreateOutcome, LeaseDb, LeaseDbErro
 use leasehold_core::share::{ShareKind, ShareState};
 use leasehold_core::slot::{ReadTestWrite, ShareVectors, TestVector, WriteVector};
 use leasehold_core::store::{ReadTestWriteOutcome, ShareSlice, Store, StoreError, StoreOptions};
-use leasehold_core::testing::clock::ManualClock;
+use leasehold_core::testing::clock::{ManualClock, ManualSteadyClock};
 use leasehold_core::testing::faulty::{Faults, FaultyBackend, FaultyLeaseDb};
 use leasehold_core::testing::{body, broken_body, credential, enabler, share_id, storage_index, upload_secret};
 use leasehold_leasedb::sqlite::SqliteLeaseDb;
@@ -59,6 +59,12 @@ fn options() -> StoreOptions {
     }
 }
 
+/// Nobody refreshes it: for it no time passes.
+async fn accountant(db: &SqliteLeaseDb) -> Accountant<SqliteLeaseDb> {
+    let clock = Arc::new(ManualSteadyClock::default());
+    Accountant::open_with_clock(Arc::new(db.clone()), clock).await.expect("an accountant")
+}
+
 fn share(key: Key) -> ShareId {
     share_id(key.0, key.1)
 }
@@ -77,7 +83,7 @@ impl World {
         }
         let objects = places::backend(folder.path());
         let settings = vec![Settings { state: leasehold_core::account::AccountState::Active, quota: None }; ACCOUNTS];
-        let accountant = Accountant::open(Arc::new(db.clone())).await.expect("an accountant");
+        let accountant = accountant(&db).await;
         let (store, plain) = Self::stores(&db, &objects, &faults, 1);
         let world =
             Self { clock, faults, settings, accounts, db, objects, store, plain, accountant, incarnation: 1, folder };
@@ -104,7 +110,7 @@ impl World {
         self.incarnation += 1;
         self.db = places::lease_db(self.folder.path(), Arc::new(self.clock.clone()), LeaseTerms::default());
         self.objects = places::backend(self.folder.path());
-        self.accountant = Accountant::open(Arc::new(self.db.clone())).await.expect("an accountant");
+        self.accountant = accountant(&self.db).await;
         (self.store, self.plain) = Self::stores(&self.db, &self.objects, &self.faults, self.incarnation);
         self.store.refresh_space().await.expect("room is known");
     }
