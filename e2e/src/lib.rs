@@ -10,7 +10,8 @@ pub mod bench;
 pub mod dev;
 pub mod gbs;
 pub mod leasehold;
-pub mod process;
 pub mod reference;
 pub mod tahoe;
 pub mod venv;
+
+pub use leasehold_e2e_services::process;

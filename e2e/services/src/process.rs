@@ -4,6 +4,7 @@
 //! binary) each process has a watchdog: a shell that waits for the end of its standard input, which this process holds
 //! open, and then kills the one process it was started for.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,17 @@ pub struct Process {
 impl Process {
     /// Starts `command` with `<logs>/<name>.out` and `<logs>/<name>.err` as its output, both appended to.
     pub fn start(name: &str, command: &mut Command, logs: &Path) -> Result<Self> {
+        Self::start_watched(name, command, logs, |pid| format!("kill -9 {pid}"))
+    }
+
+    /// As [`Process::start`]; what ends the process when this one ends is the line for `sh` that `last_will` makes
+    /// from the process id.
+    pub fn start_watched(
+        name: &str,
+        command: &mut Command,
+        logs: &Path,
+        last_will: impl FnOnce(u32) -> String,
+    ) -> Result<Self> {
         fs::create_dir_all(logs).with_context(|| format!("create {}", logs.display()))?;
         let stdout = logs.join(format!("{name}.out"));
         let stderr = logs.join(format!("{name}.err"));
@@ -41,7 +53,7 @@ impl Process {
             .stderr(append_to(&stderr)?)
             .spawn()
             .with_context(|| format!("start {name}: {command:?}"))?;
-        let watchdog = Watchdog::start(&format!("kill -9 {}", child.id()))?;
+        let watchdog = Watchdog::start(&last_will(child.id()))?;
         Ok(Self { name: name.to_owned(), child, stdout, stderr, watchdog: Some(watchdog) })
     }
 
@@ -75,18 +87,38 @@ impl Process {
 
     /// Sends `kill -9` and leaves the rest to a later [`Process::kill`] or to the drop.
     pub fn crash(&self) -> Result<()> {
-        kill_process(self.pid(), Signal::KILL).with_context(|| format!("kill {}", self.name))
+        self.send(Signal::KILL)
     }
 
     /// Asks the process to end (SIGTERM) and waits for it.
-    pub fn terminate(mut self) -> Result<ExitStatus> {
-        kill_process(self.pid(), Signal::TERM).with_context(|| format!("terminate {}", self.name))?;
+    pub fn terminate(self) -> Result<ExitStatus> {
+        self.end_by(Signal::TERM)
+    }
+
+    /// Asks the process to end by `signal` and waits for it.
+    pub fn end_by(mut self, signal: Signal) -> Result<ExitStatus> {
+        self.send(signal)?;
         let status = wait_for(&mut self.child, STOP_TIMEOUT)?;
         self.dismiss_watchdog();
         match status {
             Some(status) => Ok(status),
-            None => bail!("{} still runs {STOP_TIMEOUT:?} after SIGTERM\n{}", self.name, self.log_tail()),
+            None => bail!("{} still runs {STOP_TIMEOUT:?} after {signal:?}\n{}", self.name, self.log_tail()),
         }
+    }
+
+    /// Sends the process a signal.
+    pub fn send(&self, signal: Signal) -> Result<()> {
+        kill_process(self.pid(), signal).with_context(|| format!("send {signal:?} to {}", self.name))
+    }
+
+    /// Stops the process without ending it: it holds its connections and answers nothing (SIGSTOP).
+    pub fn freeze(&self) -> Result<()> {
+        self.send(Signal::STOP)
+    }
+
+    /// Lets a frozen process go on (SIGCONT).
+    pub fn thaw(&self) -> Result<()> {
+        self.send(Signal::CONT)
     }
 
     /// The end of both logs, for a failure message.
@@ -126,7 +158,36 @@ impl Drop for Process {
     }
 }
 
+/// The processes that `parent` started and that still run, and theirs.
+pub fn descendants(parent: u32) -> Result<Vec<Pid>> {
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc").context("list processes")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        // A process may end while the list is read.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        if let Some(its_parent) = parent_in(&stat) {
+            children.entry(its_parent).or_default().push(pid);
+        }
+    }
+    let mut found = Vec::new();
+    let mut unseen = vec![parent];
+    while let Some(pid) = unseen.pop() {
+        let its_children = children.remove(&pid).unwrap_or_default();
+        found.extend(its_children.iter().filter_map(|&child| Pid::from_raw(i32::try_from(child).ok()?)));
+        unseen.extend(its_children);
+    }
+    Ok(found)
+}
+
+/// The parent in a line of `/proc/<pid>/stat`; the name of the program before it may contain anything.
+fn parent_in(stat: &str) -> Option<u32> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// A shell that runs a command line when this process ends, however it ends.
+#[derive(Debug)]
 pub struct Watchdog {
     shell: Child,
     stdin: Option<ChildStdin>,
@@ -273,6 +334,21 @@ mod tests {
         drop(watchdog.stdin.take());
         watchdog.shell.wait()?;
         assert!(trace.exists());
+        Ok(())
+    }
+
+    #[test]
+    fn descendants_are_found() -> Result<()> {
+        let logs = tempfile::tempdir()?;
+        let script = "sleep 600 & sleep 601 & wait";
+        let shell = Process::start("shell", Command::new("sh").args(["-c", script]), logs.path())?;
+        let found = wait_until("the shell has children", Duration::from_secs(10), || {
+            let found = descendants(shell.id())?;
+            Ok((found.len() == 2).then_some(found))
+        })?;
+        for pid in found {
+            kill_process(pid, Signal::KILL)?;
+        }
         Ok(())
     }
 
