@@ -12,9 +12,13 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod certificates;
+pub mod http1;
+pub mod minio;
 pub mod postgres;
 pub mod process;
 pub mod scratch;
 mod secret;
+pub mod sigv4;
 
+pub use minio::{Minio, MinioOptions};
 pub use postgres::{Postgres, PostgresOptions};

@@ -261,6 +261,22 @@ pub fn wait_until<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Re
     }
 }
 
+/// Waits until `probe` succeeds; fails, with the end of the log, when the process ends before or `within` has passed.
+pub fn wait_until_up(process: &mut Process, within: Duration, mut probe: impl FnMut() -> Result<()>) -> Result<()> {
+    let mut ended = None;
+    let up = wait_until("the process answers", within, || match process.expect_running() {
+        Ok(()) => probe().map(Some),
+        Err(error) => {
+            ended = Some(error);
+            Ok(Some(()))
+        }
+    });
+    match ended {
+        Some(error) => Err(error),
+        None => up.with_context(|| process.log_tail()),
+    }
+}
+
 /// The last part of a file, lossily as text.
 pub fn tail(path: &Path) -> String {
     let read = || -> std::io::Result<Vec<u8>> {

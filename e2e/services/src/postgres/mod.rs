@@ -21,7 +21,7 @@ pub use self::client::{Row, Session};
 use self::programs::Programs;
 pub use self::standby::StandbyOptions;
 use crate::certificates::Authority;
-use crate::process::{Process, descendants, run, run_ok, wait_until};
+use crate::process::{Process, descendants, run, run_ok, wait_until, wait_until_up};
 use crate::scratch::{Scratch, free_address, give};
 use crate::secret;
 
@@ -278,7 +278,7 @@ impl Postgres {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         let mut server = Process::start_watched("postgres", &mut command, &self.logs(), last_will)?;
-        wait_until_up(&mut server, || self.session(SUPERUSER).map(drop))?;
+        wait_until_up(&mut server, READY_TIMEOUT, || self.session(SUPERUSER).map(drop))?;
         *self.server() = Some(server);
         Ok(())
     }
@@ -358,22 +358,6 @@ fn last_will(pid: u32) -> String {
         "kill -QUIT {pid}; kill -CONT {pid}; \
          i=0; while [ $i -lt 50 ] && kill -0 {pid}; do sleep 0.1; i=$((i+1)); done; kill -9 {pid}"
     )
-}
-
-/// Waits until `probe` succeeds; a process that ends before is an error, with its log.
-pub(crate) fn wait_until_up(server: &mut Process, mut probe: impl FnMut() -> Result<()>) -> Result<()> {
-    let mut ended = None;
-    let up = wait_until("the server answers", READY_TIMEOUT, || {
-        if let Err(error) = server.expect_running() {
-            ended = Some(error);
-            return Ok(Some(()));
-        }
-        probe().map(Some)
-    });
-    if let Some(error) = ended {
-        return Err(error);
-    }
-    up.with_context(|| server.log_tail())
 }
 
 fn send_all(processes: &[Pid], signal: Signal) {
