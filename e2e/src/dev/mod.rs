@@ -5,6 +5,7 @@
 
 mod bench;
 mod fuzz;
+mod go;
 mod steps;
 mod test;
 mod tools;

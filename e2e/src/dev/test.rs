@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::go::MINIO;
 use super::steps::{Steps, execute};
-use super::tools::{CARGO_DENY, cargo, development_folder, provide_compilers};
+use super::tools::{CARGO_DENY, cargo, development_folder, provide_compilers, provide_postgres};
 use super::{Missing, fuzz};
 use crate::leasehold::BINARY_VARIABLE;
 use crate::venv::{VENV_VARIABLE, Venv, workspace_root};
@@ -22,6 +23,8 @@ pub fn run(long: bool, only: &[String]) -> Result<()> {
     let mut steps = Steps::new(only);
     steps.run("compilers", provide_compilers)?;
     steps.run("Python environment", || make_venv().map(|_| ()))?;
+    steps.run("PostgreSQL", provide_postgres)?;
+    steps.run("MinIO", || MINIO.provide().map(drop))?;
     steps.run("format", || execute(cargo().args(["fmt", "--all", "--check"])))?;
     steps.run("lints", || {
         execute(cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
@@ -29,11 +32,12 @@ pub fn run(long: bool, only: &[String]) -> Result<()> {
     steps.run("dependencies", check_dependencies)?;
     steps.run("release build", || execute(cargo().args(["build", "--release", "--package", "leasehold-server"])))?;
     steps.run("tests of the server", || {
-        execute(tests(long).args(["--workspace", "--exclude", "leasehold-e2e", "--no-fail-fast"]))
+        let mut command = with_services(tests(long))?;
+        execute(command.args(["--workspace", "--exclude", "leasehold-e2e", "--no-fail-fast"]))
     })?;
     steps.run("end-to-end tests", || {
         let venv = make_venv()?;
-        let mut command = tests(long);
+        let mut command = with_services(tests(long))?;
         command.args(["--package", "leasehold-e2e", "--no-fail-fast"]);
         command.env(VENV_VARIABLE, venv.root()).env(BINARY_VARIABLE, release_binary());
         execute(&mut command)
@@ -61,6 +65,13 @@ fn tests(long: bool) -> Command {
         command.env(LONG_VARIABLE, "1");
     }
     command
+}
+
+/// Provides the services that tests start, and tells the tests where their programs are.
+fn with_services(mut command: Command) -> Result<Command> {
+    provide_postgres()?;
+    command.env(MINIO.variable, MINIO.provide()?);
+    Ok(command)
 }
 
 fn release_binary() -> std::path::PathBuf {

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use leasehold_e2e_services::postgres;
 
 use super::Missing;
 use super::steps::execute;
@@ -78,11 +79,23 @@ pub fn provide_compilers() -> Result<()> {
     Err(Missing(format!("a C or C++ compiler is missing; on Debian: apt-get install {}", packages.join(" "))).into())
 }
 
+/// Demands the programs of PostgreSQL; installs them where possible.
+pub fn provide_postgres() -> Result<()> {
+    let Err(error) = postgres::find_programs() else { return Ok(()) };
+    if !can_install_packages() {
+        return Err(Missing(format!("{error:#}")).into());
+    }
+    // The package starts a server of its own where the machine runs services; the tests do not look at it.
+    install_packages(&["postgresql"])?;
+    postgres::find_programs()
+}
+
 /// Where everything lies that this tool installs.
 pub fn development_folder() -> PathBuf {
     workspace_root().join(".leasehold-dev")
 }
 
-fn tools_folder() -> PathBuf {
+/// Where the programs lie that this tool builds.
+pub fn tools_folder() -> PathBuf {
     development_folder().join("tools")
 }

