@@ -11,14 +11,19 @@
 // Processes and sockets live in real time; no rule of the protocol is decided here.
 #![allow(clippy::disallowed_methods)]
 
+pub mod balancer;
 pub mod certificates;
 pub mod http1;
 pub mod minio;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
+mod relay;
 pub mod scratch;
 mod secret;
 pub mod sigv4;
 
+pub use balancer::Balancer;
 pub use minio::{Minio, MinioOptions};
 pub use postgres::{Postgres, PostgresOptions};
+pub use proxy::TcpProxy;

@@ -114,15 +114,27 @@ impl Minio {
 
     /// Sends one signed request past every proxy. `target` is a path with its query, encoded as on the wire.
     pub fn request(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Response> {
+        self.request_at(self.address, method, target, headers, body)
+    }
+
+    /// As [`Minio::request`], but through `address`: that of a proxy.
+    pub fn request_at(
+        &self,
+        address: SocketAddr,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Response> {
         let mut head = Head::new(format!("{method} {target} HTTP/1.1"));
-        head.push("host", self.address.to_string());
+        head.push("host", address.to_string());
         head.push("connection", "close");
         head.push("content-length", body.len().to_string());
         for (name, value) in headers {
             head.push(name, *value);
         }
         self.credentials.sign(&mut head, body)?;
-        exchange(self.address, self.authority_file(), &head, body).with_context(|| format!("{method} {target}"))
+        exchange(address, self.authority_file(), &head, body).with_context(|| format!("{method} {target}"))
     }
 
     /// Ends the server at once, as a crash would (`kill -9`).
