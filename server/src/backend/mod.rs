@@ -2,3 +2,4 @@
 
 pub mod cached_blocks;
 pub mod directory;
+pub mod s3;

@@ -1,4 +1,4 @@
-//! Tests of the server against real sockets, a real lease database and a real directory.
+//! Tests of the server against real sockets, a real lease database, a real directory and a real S3 server.
 
 mod cached_blocks;
 mod commands;
@@ -8,6 +8,8 @@ mod gbs;
 mod hostile;
 mod model;
 mod places;
+mod s3;
+mod s3_bucket;
 mod store;
 mod support;
 mod uninvited;
