@@ -10,6 +10,7 @@ mod model;
 mod places;
 mod s3;
 mod s3_bucket;
+mod s3_faults;
 mod store;
 mod support;
 mod uninvited;

@@ -60,6 +60,12 @@ impl S3Bucket {
         self.open_counting(&mut Registry::with_prefix("leasehold"))
     }
 
+    /// Opens it with another configuration.
+    pub fn open_with(&self, config: &S3) -> S3Backend {
+        let metrics = S3Metrics::register(&mut Registry::with_prefix("leasehold"));
+        S3Backend::open(config, metrics).expect("the configuration is good")
+    }
+
     /// Opens it with metrics to look at.
     pub fn open_counting(&self, registry: &mut Registry) -> S3Backend {
         S3Backend::open(&self.config, S3Metrics::register(registry)).expect("the configuration is good")

@@ -157,27 +157,47 @@ impl Inner {
         self.request(Operation::Put, sent_bytes, attempts, sent).await
     }
 
-    /// Opens a range that is not empty, as far as the object goes.
-    async fn open(&self, key: &str, range: &Range<u64>, attempts: &Attempts) -> Result<Opened, BackendError> {
+    /// Opens a range that is not empty, as far as the object goes. `asked` is what the request names: stores send the
+    /// checksum of an object only with an answer to a request that names no range.
+    async fn open(
+        &self,
+        key: &str,
+        range: &Range<u64>,
+        asked: Asked,
+        attempts: &Attempts,
+    ) -> Result<Opened, BackendError> {
         let get = self
             .client
             .get_object()
             .bucket(&self.config.bucket)
             .key(key)
-            .range(format!("bytes={}-{}", range.start, range.end - 1))
+            .set_range((asked == Asked::Range).then(|| format!("bytes={}-{}", range.start, range.end - 1)))
             .set_checksum_mode((self.config.checksums == Checksums::Default).then_some(ChecksumMode::Enabled))
             .customize()
             .interceptor(attempts.clone());
         match get.send().await {
-            Ok(output) => {
-                served(&output, range).map(|length| Opened { output: Some(output), length }).map_err(|problem| {
+            Ok(output) => match served(&output, range, asked) {
+                Ok(length) => Ok(Opened { output: Some(output), length }),
+                Err(problem) => {
                     let text = format!("S3 bucket {}: {problem}", self.config.bucket);
-                    BackendError::Unavailable(io::Error::new(io::ErrorKind::InvalidData, text))
-                })
-            }
+                    Err(BackendError::Unavailable(io::Error::new(io::ErrorKind::InvalidData, text)))
+                }
+            },
             Err(error) if error::is_behind_the_end(&error) => Ok(Opened { output: None, length: 0 }),
             Err(error) => Err(self.failed(&error, key)),
         }
+    }
+
+    /// Opens a long range. One from the beginning is most often the whole object, and then its checksum is worth the
+    /// connection that is lost when it is not.
+    async fn open_long(&self, key: &str, range: &Range<u64>, attempts: &Attempts) -> Result<Opened, BackendError> {
+        if range.start == 0 && self.config.checksums == Checksums::Default {
+            let opened = self.open(key, range, Asked::Object, attempts).await?;
+            if opened.length <= range.end {
+                return Ok(opened);
+            }
+        }
+        self.open(key, range, Asked::Range, attempts).await
     }
 
     fn answer(&self, opened: Opened, permit: Option<OwnedSemaphorePermit>) -> Option<Answer> {
@@ -190,7 +210,7 @@ impl Inner {
     async fn read(&self, key: &str, range: &Range<u64>) -> Result<Bytes, BackendError> {
         let attempts = Attempts::default();
         let read = async {
-            let opened = self.open(key, range, &attempts).await?;
+            let opened = self.open(key, range, Asked::Range, &attempts).await?;
             match self.answer(opened, None) {
                 None => Ok(Bytes::new()),
                 Some(answer) => answer.gather().await,
@@ -204,7 +224,7 @@ impl Inner {
         let waited = timeout(client::operation_limit(&self.config, 0), self.answers.clone().acquire_owned()).await;
         let permit = waited.map_err(|_| self.too_late())?.expect("never closed");
         let attempts = Attempts::default();
-        let opened = self.request(Operation::Get, 0, &attempts, self.open(key, range, &attempts)).await?;
+        let opened = self.request(Operation::Get, 0, &attempts, self.open_long(key, range, &attempts)).await?;
         self.whole(opened.length, range)?;
         Ok(self.answer(opened, Some(permit)).map_or_else(|| stream::empty().boxed(), Answer::into_stream))
     }
@@ -280,19 +300,28 @@ impl Inner {
     }
 }
 
-/// An answer to a read; `None` if the range begins behind the object's end.
+/// What a read asks the store for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Object,
+    Range,
+}
+
+/// An answer to a read.
 struct Opened {
+    /// `None` if the range begins behind the object's end.
     output: Option<GetObjectOutput>,
     /// Bytes that come.
     length: u64,
 }
 
 /// Compares what the store says it sends with what was asked for: how many bytes come.
-fn served(output: &GetObjectOutput, range: &Range<u64>) -> Result<u64, String> {
+fn served(output: &GetObjectOutput, range: &Range<u64>, asked: Asked) -> Result<u64, String> {
     let announced = output.content_length().and_then(|length| u64::try_from(length).ok());
     let announced = announced.ok_or("the answer to a read has no length")?;
-    let length = match output.content_range() {
-        Some(text) => {
+    let length = match (asked, output.content_range()) {
+        (Asked::Object, _) => announced,
+        (Asked::Range, Some(text)) => {
             let (sent, total) = parse_content_range(text).ok_or("the answer to a read has a strange Content-Range")?;
             // The object may end before the range does; the store may not.
             if sent.start != range.start || sent.end != range.end.min(total) {
@@ -301,8 +330,8 @@ fn served(output: &GetObjectOutput, range: &Range<u64>) -> Result<u64, String> {
             sent.end - sent.start
         }
         // A store that ignores ranges sends the whole object.
-        None if range.start == 0 && announced <= range.end => announced,
-        None => return Err("the answer to a read has no Content-Range".to_owned()),
+        (Asked::Range, None) if range.start == 0 && announced <= range.end => announced,
+        (Asked::Range, None) => return Err("the answer to a read has no Content-Range".to_owned()),
     };
     if announced == length { Ok(length) } else { Err("the answer to a read has a wrong length".to_owned()) }
 }
@@ -423,7 +452,7 @@ mod tests {
             (None, 10, 5..10, None),
             (None, -1, 0..10, None),
         ] {
-            let served = served(&output(content_range, length), &range);
+            let served = served(&output(content_range, length), &range, Asked::Range);
             assert_eq!(served.clone().ok(), expected, "{content_range:?} {length} for {range:?}: {served:?}");
         }
     }
