@@ -2,11 +2,13 @@
 //!
 //! The operator writes it, the server reads it. Secrets are never in it.
 
+mod s3;
 mod size;
 
 use std::net::SocketAddr;
 use std::path::Path;
 
+pub use s3::{Addressing, Checksums, S3};
 pub use size::{Size, SizeError};
 
 use serde::{Deserialize, Serialize};
@@ -133,6 +135,8 @@ impl Default for Leases {
 pub struct Storage {
     /// Room to leave free on the disk.
     pub reserved_space: Size,
+    /// An S3 bucket to keep store objects in; they are in the data directory if it is not set.
+    pub s3: Option<S3>,
 }
 
 /// Logging.
@@ -248,7 +252,7 @@ impl Config {
         if self.leases.renewal_slack_seconds > 14 * 86_400 {
             return invalid("leases.renewal_slack_seconds", "must be at most 14 days (1209600)".to_owned());
         }
-        Ok(())
+        self.storage.s3.as_ref().map_or(Ok(()), S3::validate)
     }
 }
 

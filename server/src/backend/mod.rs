@@ -1,3 +1,5 @@
 //! The stores that a server can keep share bytes in.
 
+pub mod cached_blocks;
 pub mod directory;
+pub mod s3;

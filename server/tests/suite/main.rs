@@ -1,5 +1,6 @@
-//! Tests of the server against real sockets, a real lease database and a real directory.
+//! Tests of the server against real sockets, a real lease database, a real directory and a real S3 server.
 
+mod cached_blocks;
 mod commands;
 mod contract_backend;
 mod contract_leasedb;
@@ -9,6 +10,9 @@ mod hostile;
 mod model;
 mod outage;
 mod places;
+mod s3;
+mod s3_bucket;
+mod s3_faults;
 mod store;
 mod support;
 mod uninvited;
