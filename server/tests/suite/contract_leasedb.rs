@@ -7,9 +7,11 @@ use leasehold_core::id::ShareId;
 use leasehold_core::lease::LeaseTerms;
 use leasehold_core::testing::leasedb_contract::MakeLeaseDb;
 use leasehold_core::testing::{Guard, Tasks};
+use leasehold_leasedb::postgres::PgLeaseDb;
 use leasehold_leasedb::sqlite::SqliteLeaseDb;
 use tempfile::TempDir;
 
+use crate::pg::PgDatabase;
 use crate::places;
 
 struct Sqlite;
@@ -34,6 +36,35 @@ impl MakeLeaseDb for Sqlite {
     async fn run_all(tasks: Tasks) {
         places::run_all(tasks).await;
     }
+}
+
+struct Pg;
+
+impl MakeLeaseDb for Pg {
+    type Db = PgLeaseDb;
+
+    async fn make(clock: Arc<dyn Clock>, terms: LeaseTerms) -> (PgLeaseDb, Guard) {
+        let database = PgDatabase::make().await;
+        (database.open(terms, Some(clock)).await, Box::new(database))
+    }
+
+    async fn open_advisories(guard: &Guard, share: ShareId) -> Option<u64> {
+        let database: &PgDatabase = guard.downcast_ref().expect("what make returned");
+        let hex: String = share.storage_index.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let number = share.number;
+        let sql = format!("SELECT count(*) FROM corruption_advisories WHERE si = '{hex}' AND shnum = {number} AND verdict = 0");
+        u64::try_from(database.number(&sql).await).ok()
+    }
+
+    async fn run_all(tasks: Tasks) {
+        places::run_all(tasks).await;
+    }
+}
+
+mod postgres {
+    use super::Pg;
+
+    leasehold_core::leasedb_contract!(Pg);
 }
 
 mod sqlite {

@@ -9,6 +9,7 @@ mod gbs;
 mod hostile;
 mod model;
 mod outage;
+mod pg;
 mod places;
 mod s3;
 mod s3_bucket;

@@ -123,7 +123,8 @@ async fn what_stays_is_an_outage_and_never_a_missing_object() {
             setup.with_fault(Operation::Get, When::Always, fault.clone(), read(&backend, &name, 9)).await;
         assert!(matches!(answer, Err(BackendError::Unavailable(_))), "{fault:?}: {answer:?}");
         assert_eq!(calls, 3, "{fault:?}");
-        let put = backend.put(&setup.name(), 4, body(b"more"));
+        let name = setup.name();
+        let put = backend.put(&name, 4, body(b"more"));
         let (answer, _) = setup.with_fault(Operation::Put, When::Always, fault.clone(), put).await;
         assert!(matches!(answer, Err(BackendError::Unavailable(_))), "{fault:?}: {answer:?}");
         let list = backend.list("", None, 10);

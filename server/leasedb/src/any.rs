@@ -1,0 +1,75 @@
+//! Either database, as the configuration decides.
+
+use leasehold_core::account::{Account, Usage};
+use leasehold_core::bucket::Upload;
+use leasehold_core::chunk::{ObjectName, StoreObject};
+use leasehold_core::clock::Timestamp;
+use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
+use leasehold_core::leasedb::{
+    AccountChange, Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, CreateOutcome, Credential,
+    Deployment, Epoch, Garbage, LeaseDb, LeaseRow, RecordChunks, RecordOutcome, Relocate, RenewOutcome, Result,
+    Scattered, ShareRow, SlotSnapshot, Tick, TickOutcome,
+};
+use leasehold_core::secret::SecretHash;
+use leasehold_core::share::ShareKind;
+
+use crate::postgres::PgLeaseDb;
+use crate::sqlite::SqliteLeaseDb;
+
+/// A lease database of a kind that is known at run time only.
+#[derive(Clone, Debug)]
+pub enum AnyLeaseDb {
+    /// One file.
+    Sqlite(SqliteLeaseDb),
+    /// A server.
+    Postgres(PgLeaseDb),
+}
+
+macro_rules! pass_on {
+    ($(fn $method:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {
+        impl LeaseDb for AnyLeaseDb {
+            $(async fn $method(&self, $($argument: $type),*) -> Result<$answer> {
+                match self {
+                    Self::Sqlite(db) => db.$method($($argument),*).await,
+                    Self::Postgres(db) => db.$method($($argument),*).await,
+                }
+            })*
+        }
+    };
+}
+
+pass_on! {
+    fn now() -> Timestamp;
+    fn allocate(request: Allocate) -> AllocateOutcome;
+    fn find_upload(share: ShareId) -> (Timestamp, Option<Upload>);
+    fn record_chunks(request: RecordChunks) -> RecordOutcome;
+    fn end_upload(share: ShareId, upload: ObjectId, strays: Vec<StoreObject>, overdue_only: bool) -> bool;
+    fn overdue_uploads(max: u32) -> Vec<(ShareId, ObjectId)>;
+    fn list_shares(storage_index: StorageIndex) -> Vec<ShareRow>;
+    fn list_numbers(storage_index: StorageIndex, kind: ShareKind) -> Vec<ShareNumber>;
+    fn find_share(share: ShareId) -> Option<ShareRow>;
+    fn renew_leases(storage_index: StorageIndex, account: AccountId) -> RenewOutcome;
+    fn list_leases(storage_index: StorageIndex) -> Vec<LeaseRow>;
+    fn read_slot(storage_index: StorageIndex) -> SlotSnapshot;
+    fn commit_slot(request: CommitSlot) -> CommitOutcome;
+    fn discard_objects(objects: Vec<ObjectName>) -> ();
+    fn claim_garbage(epoch: Epoch, max: u32, claim_seconds: i64) -> Vec<Garbage>;
+    fn finish_garbage(ids: Vec<i64>) -> ();
+    fn claim_scattered(max: u32, claim_seconds: i64) -> Vec<Scattered>;
+    fn relocate(request: Relocate) -> bool;
+    fn deployment() -> Deployment;
+    fn is_tick_due(seconds: i64) -> bool;
+    fn tick(tick: Tick) -> TickOutcome;
+    fn advise(advisory: Advisory) -> ();
+    fn find_credential(hash: SecretHash) -> Option<Credential>;
+    fn note_use(uses: Vec<(SecretHash, Timestamp)>) -> ();
+    fn accounts_version() -> u64;
+    fn create_account(name: String, change: AccountChange, credential: SecretHash) -> CreateOutcome;
+    fn find_account(name: String) -> Option<Account>;
+    fn list_accounts(after: Option<AccountId>, max: u32) -> Vec<(Account, Usage)>;
+    fn change_account(account: AccountId, change: AccountChange) -> bool;
+    fn rotate_credential(account: AccountId, credential: SecretHash, overlap_seconds: i64) -> bool;
+    fn list_credentials(account: AccountId) -> Vec<Credential>;
+    fn close_account(account: AccountId) -> bool;
+    fn usage(account: AccountId) -> Usage;
+}
