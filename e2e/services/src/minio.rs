@@ -24,8 +24,6 @@ pub const PROGRAM_VARIABLE: &str = "LEASEHOLD_MINIO";
 
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const PORT_TRIES: u32 = 5;
-/// How long the folder outlives this process: the server is killed at once.
-const LINGER_SECONDS: u32 = 2;
 
 /// How a server is set up.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +50,7 @@ impl Minio {
     /// # Errors
     /// When the program is missing, or does not start; then with the end of its log.
     pub fn start(options: &MinioOptions) -> Result<Self> {
-        let scratch = Scratch::new("s3", LINGER_SECONDS)?;
+        let scratch = Scratch::new("s3", "")?;
         let certificates = scratch.path().join("certs");
         fs::create_dir_all(&certificates)?;
         let authority_file = match &options.tls_names {

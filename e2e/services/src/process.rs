@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::thread;
@@ -33,17 +34,6 @@ pub struct Process {
 impl Process {
     /// Starts `command` with `<logs>/<name>.out` and `<logs>/<name>.err` as its output, both appended to.
     pub fn start(name: &str, command: &mut Command, logs: &Path) -> Result<Self> {
-        Self::start_watched(name, command, logs, |pid| format!("kill -9 {pid}"))
-    }
-
-    /// As [`Process::start`]; what ends the process when this one ends is the line for `sh` that `last_will` makes
-    /// from the process id.
-    pub fn start_watched(
-        name: &str,
-        command: &mut Command,
-        logs: &Path,
-        last_will: impl FnOnce(u32) -> String,
-    ) -> Result<Self> {
         fs::create_dir_all(logs).with_context(|| format!("create {}", logs.display()))?;
         let stdout = logs.join(format!("{name}.out"));
         let stderr = logs.join(format!("{name}.err"));
@@ -53,7 +43,7 @@ impl Process {
             .stderr(append_to(&stderr)?)
             .spawn()
             .with_context(|| format!("start {name}: {command:?}"))?;
-        let watchdog = Watchdog::start(&last_will(child.id()))?;
+        let watchdog = Watchdog::start(&format!("kill -9 {}", child.id()))?;
         Ok(Self { name: name.to_owned(), child, stdout, stderr, watchdog: Some(watchdog) })
     }
 
@@ -207,6 +197,8 @@ impl Watchdog {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            // Whoever kills this process with its whole group does not mean the one that cleans up.
+            .process_group(0)
             .spawn()
             .context("start a watchdog")?;
         let stdin = shell.stdin.take();

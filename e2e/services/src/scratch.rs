@@ -13,6 +13,15 @@ use crate::process::Watchdog;
 /// The longest path under which a socket still fits into a socket address (108 bytes), with room for its name.
 const PATH_LENGTH_MAX: usize = 60;
 
+/// Kills what works in `$folder`: the folder is new and has a random name, so that is nothing but the service. Twice,
+/// because the first round may meet a process that is just about to start another.
+const KILL_ALL: &str = r#"for round in 1 2; do
+    for process in /proc/[0-9]*; do
+        case "$(readlink "$process/cwd")" in "$folder"|"$folder"/*) kill -9 "${process#/proc/}";; esac
+    done
+    sleep 0.2
+done"#;
+
 /// A folder that is gone when its owner is: when it is dropped, and when the process ends without dropping it.
 #[derive(Debug)]
 pub struct Scratch {
@@ -23,16 +32,16 @@ pub struct Scratch {
 impl Scratch {
     /// Makes an empty folder for `name` whose path is short enough to hold sockets.
     ///
-    /// `linger_seconds` is how long the folder outlives a process that ends without dropping it, so that the
-    /// service in it can end first.
-    pub fn new(name: &str, linger_seconds: u32) -> Result<Self> {
+    /// When this process ends without dropping it, all processes that work in the folder are killed, `last_will` (lines
+    /// for `sh`, which may name the folder `$folder`) is run, and the folder is removed.
+    pub fn new(name: &str, last_will: &str) -> Result<Self> {
         let usual = env::temp_dir();
         let parent = if usual.as_os_str().len() <= PATH_LENGTH_MAX { usual } else { PathBuf::from("/tmp") };
         let folder = tempfile::Builder::new()
             .prefix(&format!("leasehold-{name}-"))
             .tempdir_in(&parent)
             .with_context(|| format!("make a folder for {name} in {}", parent.display()))?;
-        let script = format!("sleep {linger_seconds}; rm -rf {}", quoted(folder.path()));
+        let script = format!("folder={}\n{KILL_ALL}\n{last_will}\nrm -rf \"$folder\"", quoted(folder.path()));
         let watchdog = Some(Watchdog::start(&script)?);
         Ok(Self { folder, watchdog })
     }
@@ -96,7 +105,7 @@ mod tests {
 
     #[test]
     fn dropped_folder_is_gone() -> Result<()> {
-        let scratch = Scratch::new("test", 0)?;
+        let scratch = Scratch::new("test", "")?;
         let path = scratch.path().to_owned();
         std::fs::write(path.join("file"), b"content")?;
         drop(scratch);

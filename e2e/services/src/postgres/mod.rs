@@ -35,8 +35,9 @@ const GONE_TIMEOUT: Duration = Duration::from_secs(20);
 const TEMPLATE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often a new cluster looks for another port when somebody else was faster.
 const PORT_TRIES: u32 = 5;
-/// How long the folder outlives this process: the server's watchdog needs up to five seconds.
-const LINGER_SECONDS: u32 = 7;
+/// Removes the few bytes of System V shared memory that a killed server leaves in the system.
+const LAST_WILL: &str = r#"set -- $(sed -n 7p "$folder/data/postmaster.pid")
+[ -z "$2" ] || ipcrm -m "$2""#;
 
 /// Demands that PostgreSQL's programs are on this machine, and a user to run them as.
 ///
@@ -102,7 +103,7 @@ impl Postgres {
     /// When PostgreSQL is not installed, or does not start; then with the end of its log.
     pub fn start(options: &PostgresOptions) -> Result<Self> {
         let programs = Programs::find()?;
-        let scratch = Scratch::new("pg", LINGER_SECONDS)?;
+        let scratch = Scratch::new("pg", LAST_WILL)?;
         scratch.give_to(programs.owner)?;
         let data = scratch.path().join("data");
         let mut initdb = programs.command("initdb", scratch.path());
@@ -285,7 +286,7 @@ impl Postgres {
         for (name, value) in self.settings.iter().chain(&own) {
             command.arg("-c").arg(format!("{name}={value}"));
         }
-        let mut server = Process::start_watched("postgres", &mut command, &self.logs(), last_will)?;
+        let mut server = Process::start("postgres", &mut command, &self.logs())?;
         wait_until_up(&mut server, READY_TIMEOUT, || self.session(SUPERUSER).map(drop))?;
         *self.server() = Some(server);
         Ok(())
@@ -357,14 +358,6 @@ fn access_rules(options: &PostgresOptions) -> String {
     format!(
         "local all all trust\nlocal replication all trust\nhost replication all 127.0.0.1/32 trust\n\
          {kind} all all 127.0.0.1/32 {method}\n"
-    )
-}
-
-/// What ends the server when nobody else did: at once, but so that it cleans up its shared memory if it can.
-fn last_will(pid: u32) -> String {
-    format!(
-        "kill -QUIT {pid}; kill -CONT {pid}; \
-         i=0; while [ $i -lt 50 ] && kill -0 {pid}; do sleep 0.1; i=$((i+1)); done; kill -9 {pid}"
     )
 }
 

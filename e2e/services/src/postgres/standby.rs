@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{LINGER_SECONDS, Postgres, SUPERUSER};
+use super::{LAST_WILL, Postgres, SUPERUSER};
 use crate::process::{run_ok, wait_until};
 use crate::scratch::{Scratch, free_address, give};
 
@@ -28,7 +28,7 @@ pub struct StandbyOptions {
 impl Postgres {
     /// Makes a standby of this server and starts it; returns when it streams.
     pub fn standby(&self, options: &StandbyOptions) -> Result<Self> {
-        let scratch = Scratch::new("pg", LINGER_SECONDS)?;
+        let scratch = Scratch::new("pg", LAST_WILL)?;
         scratch.give_to(self.programs.owner)?;
         let data = scratch.path().join("data");
         let mut copy = self.programs.command("pg_basebackup", scratch.path());

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::*;
+use crate::proxy::TcpProxy;
 
 fn count(cluster: &Postgres, database: &str) -> Result<usize> {
     Ok(cluster.query(database, "SELECT * FROM notes")?.len())
@@ -80,6 +81,22 @@ fn asynchronous_standby_catches_up() -> Result<()> {
     let standby = primary.standby(&StandbyOptions::default())?;
     primary.query(SUPERUSER, "CREATE TABLE notes (text TEXT)")?;
     primary.wait_replicated()?;
+    assert_eq!(count(&standby, SUPERUSER)?, 0);
+    Ok(())
+}
+
+#[test]
+fn failover_without_synchronous_commits_loses_the_last_ones() -> Result<()> {
+    let primary = Postgres::start(&PostgresOptions::default())?;
+    let proxy = TcpProxy::start(primary.address())?;
+    let standby = primary.standby(&StandbyOptions { synchronous: false, through: Some(proxy.address()) })?;
+    primary.query(SUPERUSER, "CREATE TABLE notes (text TEXT)")?;
+    primary.wait_replicated()?;
+    proxy.stall();
+    primary.query(SUPERUSER, "INSERT INTO notes VALUES ('lost')")?;
+    primary.kill()?;
+    proxy.cut_all();
+    standby.promote()?;
     assert_eq!(count(&standby, SUPERUSER)?, 0);
     Ok(())
 }

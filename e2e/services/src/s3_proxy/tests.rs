@@ -1,9 +1,12 @@
 //! The proxy before a real MinIO.
 
+use std::io::Write;
 use std::time::Instant;
 
+use anyhow::Context;
+
 use super::*;
-use crate::http1::Response;
+use crate::http1::{Response, read_content};
 
 struct Bucket {
     minio: &'static Minio,
@@ -59,6 +62,38 @@ fn calls_pass_unchanged_and_are_counted() -> Result<()> {
         assert_eq!(counts.of(operation), 1, "{operation:?}");
     }
     assert_eq!((counts.request_bytes, counts.faults), (3 << 20, 0));
+    Ok(())
+}
+
+#[test]
+fn kept_connection_carries_one_call_after_another() -> Result<()> {
+    let bucket = Bucket::new("proxy-kept")?;
+    let mut stream = TcpStream::connect(bucket.proxy.address())?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let calls: [(&str, &[u8]); 5] = [("PUT", b"content"), ("HEAD", b""), ("GET", b""), ("DELETE", b""), ("GET", b"")];
+    bucket.rule(Operation::Delete, Fault::INTERNAL_ERROR);
+    for (method, body) in calls {
+        let mut head = Head::new(format!("{method} /{}/a HTTP/1.1", bucket.name));
+        head.push("host", bucket.proxy.address().to_string());
+        head.push("content-length", body.len().to_string());
+        head.push("expect", "100-continue");
+        bucket.minio.credentials().sign(&mut head, body)?;
+        head.write_to(&mut stream)?;
+        stream.write_all(body)?;
+    }
+    let mut reader = BufReader::new(&stream);
+    let mut answers = Vec::new();
+    while answers.len() < calls.len() {
+        let head = Head::read(&mut reader)?.context("the proxy hung up")?;
+        if head.status() >= 200 {
+            let framing = head.response_framing(calls[answers.len()].0)?;
+            answers.push((head.status(), read_content(&mut reader, framing)?));
+        }
+    }
+    let statuses: Vec<u16> = answers.iter().map(|(status, _)| *status).collect();
+    assert_eq!(statuses, [200, 200, 200, 500, 200]);
+    assert_eq!(answers[4].1, b"content");
+    assert_eq!(bucket.proxy.counts().connections, 1);
     Ok(())
 }
 
