@@ -11,4 +11,3 @@ mod outage;
 mod places;
 mod store;
 mod support;
-mod uninvited;
