@@ -7,7 +7,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
-use crate::chunk::ObjectName;
+use crate::chunk::ObjectKey;
 
 /// Bytes on their way in or out, in pieces of moderate size.
 pub type ByteStream = BoxStream<'static, io::Result<Bytes>>;
@@ -61,7 +61,7 @@ pub trait Backend: Send + Sync + 'static {
     /// [`BackendError::Source`] if the body fails, ends early or goes on too long: nothing is kept then.
     fn put(
         &self,
-        name: &ObjectName,
+        name: &ObjectKey,
         length_bytes: u64,
         body: ByteStream,
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
@@ -70,14 +70,11 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`BackendError::NotFound`] if there is no such object.
-    fn get(
-        &self,
-        name: &ObjectName,
-        range: Range<u64>,
-    ) -> impl Future<Output = Result<ByteStream, BackendError>> + Send;
+    fn get(&self, name: &ObjectKey, range: Range<u64>)
+    -> impl Future<Output = Result<ByteStream, BackendError>> + Send;
 
     /// Removes an object; one that is not there counts as removed.
-    fn delete(&self, name: &ObjectName) -> impl Future<Output = Result<(), BackendError>> + Send;
+    fn delete(&self, name: &ObjectKey) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Lists what has names beginning with `prefix`, at most `max` of them, behind `after`.
     fn list(

@@ -114,6 +114,33 @@ impl ObjectName {
     pub const fn new(share: ShareId, object: StoreObject) -> Self {
         Self { share, object }
     }
+
+    /// The name as a backend wants it.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey(self.to_string())
+    }
+}
+
+/// Where a backend keeps an object: a relative path of plain characters. Made from names by this crate alone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey(String);
+
+impl ObjectKey {
+    /// For the modules of this crate that define names.
+    pub(crate) const fn new(path: String) -> Self {
+        Self(path)
+    }
+
+    /// The path, below the backend's root.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// The folder, with its final slash, in which all objects of a storage index are.

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt};
 use leasehold_core::backend::{Backend, BackendError, ByteStream, ListPage, ListedObject};
-use leasehold_core::chunk::ObjectName;
+use leasehold_core::chunk::ObjectKey;
 
 use publish::{Content, Publisher, Temporaries, Temporary};
 
@@ -214,7 +214,7 @@ async fn next_block(body: &mut ByteStream, max: usize) -> Result<(Vec<Bytes>, bo
 }
 
 impl Backend for DirectoryBackend {
-    async fn put(&self, name: &ObjectName, length_bytes: u64, mut body: ByteStream) -> Result<(), BackendError> {
+    async fn put(&self, name: &ObjectKey, length_bytes: u64, mut body: ByteStream) -> Result<(), BackendError> {
         let way = OnTheWay::new(&self.0);
         let mut state: Option<Temporary> = None;
         let mut received = 0;
@@ -244,7 +244,7 @@ impl Backend for DirectoryBackend {
         }
     }
 
-    async fn get(&self, name: &ObjectName, range: Range<u64>) -> Result<ByteStream, BackendError> {
+    async fn get(&self, name: &ObjectKey, range: Range<u64>) -> Result<ByteStream, BackendError> {
         let text = name.to_string();
         let path = self.0.root.join(&text);
         let opened = match cached::open(&path) {
@@ -269,7 +269,7 @@ impl Backend for DirectoryBackend {
         Ok(stream::iter([Ok(first)]).chain(rest).boxed())
     }
 
-    async fn delete(&self, name: &ObjectName) -> Result<(), BackendError> {
+    async fn delete(&self, name: &ObjectKey) -> Result<(), BackendError> {
         let (inner, name) = (self.0.clone(), name.to_string());
         blocking(move || inner.delete(&name)).await
     }

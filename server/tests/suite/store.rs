@@ -304,7 +304,7 @@ async fn a14_every_slot_commit_leaves_a_manifest_that_tells_all_its_shares() {
             }
         }
         let (name, length) = newest.expect("every commit writes an object");
-        let bytes = read_all(site.objects.get(&name, 0..length).await.expect("get")).await.expect("whole");
+        let bytes = read_all(site.objects.get(&name.key(), 0..length).await.expect("get")).await.expect("whole");
         let manifest = Manifest::decode_trailer(&bytes).expect("a manifest");
         let (token, write_enabler) = slot.slot.expect("a slot");
         assert_eq!((manifest.token, manifest.write_enabler), (token, write_enabler));
@@ -509,6 +509,6 @@ async fn a_share_whose_object_vanished_is_told_as_vanished() {
     let slice = pod.slice(ShareKind::Immutable, share).await;
     let row = pod.store.stable_share(ShareKind::Immutable, share).await.expect("a row");
     let object: StoreObject = row.locator.objects()[0];
-    site.objects.delete(&ObjectName::new(share, object)).await.expect("delete");
+    site.objects.delete(&ObjectName::new(share, object).key()).await.expect("delete");
     assert!(matches!(pod.store.open_slice(&slice).await.map(drop), Err(StoreError::Vanished(id)) if id == share));
 }

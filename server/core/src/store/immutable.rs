@@ -179,7 +179,7 @@ impl<L: LeaseDb, B: Backend> Writing<'_, L, B> {
             let end = range.end.min(at + self.store.options.object_max_bytes);
             let object = self.name_object(at..end);
             let name = ObjectName::new(self.upload.share, object);
-            let result = self.store.backend.put(&name, end - at, body.take(end - at)).await;
+            let result = self.store.backend.put(&name.key(), end - at, body.take(end - at)).await;
             // An unanswered put may have stored the object, so it is among what is thrown away then.
             if matches!(result, Ok(()) | Err(BackendError::Unavailable(_))) {
                 self.stored.push(Chunk { range: at..end, object, digest: Some(body.digest()) });

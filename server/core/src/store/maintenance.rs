@@ -37,7 +37,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             let mut done = Vec::new();
             for row in &garbage {
                 for name in &row.objects {
-                    self.backend.delete(name).await?;
+                    self.backend.delete(&name.key()).await?;
                     swept.objects_deleted += 1;
                 }
                 done.push(row.id);

@@ -259,7 +259,7 @@ impl<L: LeaseDb, B: Backend> SlotWrite<'_, L, B> {
         stream: ByteStream,
         stored: &mut Vec<ObjectName>,
     ) -> Result<()> {
-        let result = self.store.backend.put(&name, length, stream).await;
+        let result = self.store.backend.put(&name.key(), length, stream).await;
         // An unanswered put may have stored the object, so it is among what is thrown away then.
         if matches!(result, Ok(()) | Err(BackendError::Unavailable(_))) {
             stored.push(name);

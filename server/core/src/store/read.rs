@@ -194,7 +194,7 @@ async fn open_segment<B: Backend>(
     segment: Segment,
 ) -> Result<ByteStream, BackendError> {
     match segment {
-        Segment::Object(object, range) => backend.get(&ObjectName::new(share, object), range).await,
+        Segment::Object(object, range) => backend.get(&ObjectName::new(share, object).key(), range).await,
         Segment::Zeros(count) => Ok(zeros(count)),
     }
 }

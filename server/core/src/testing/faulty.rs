@@ -20,7 +20,7 @@ use futures_util::stream::{self, StreamExt};
 use crate::account::{Account, Usage};
 use crate::backend::{Backend, BackendError, ByteStream, ListPage};
 use crate::bucket::Upload;
-use crate::chunk::{ObjectName, StoreObject};
+use crate::chunk::{ObjectKey, ObjectName, StoreObject};
 use crate::clock::Timestamp;
 use crate::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use crate::leasedb::{
@@ -380,10 +380,10 @@ impl<B> FaultyBackend<B> {
 }
 
 impl<B: Backend> Backend for FaultyBackend<B> {
-    async fn put(&self, name: &ObjectName, length_bytes: u64, body: ByteStream) -> Result<(), BackendError> {
+    async fn put(&self, name: &ObjectKey, length_bytes: u64, body: ByteStream) -> Result<(), BackendError> {
         let faults = &self.faults;
         let fault = faults.enter(Site::Backend("put")).await;
-        faults.state().report.puts.push(*name);
+        faults.state().report.puts.extend(name.as_str().parse::<ObjectName>());
         let Some(torn @ (Fault::TornError | Fault::TornCrash)) = fault else {
             return faults.strike(fault, || self.inner.put(name, length_bytes, body)).await;
         };
@@ -392,7 +392,7 @@ impl<B: Backend> Backend for FaultyBackend<B> {
         if torn.is_crash() { faults.crash().await } else { Err(BackendError::Unavailable(io_error())) }
     }
 
-    async fn get(&self, name: &ObjectName, range: Range<u64>) -> Result<ByteStream, BackendError> {
+    async fn get(&self, name: &ObjectKey, range: Range<u64>) -> Result<ByteStream, BackendError> {
         let faults = &self.faults;
         let fault = faults.enter(Site::Backend("get")).await;
         let half = range.end.saturating_sub(range.start) / 2;
@@ -403,7 +403,7 @@ impl<B: Backend> Backend for FaultyBackend<B> {
         Ok(faults.tear(whole, half, broken.is_crash()))
     }
 
-    async fn delete(&self, name: &ObjectName) -> Result<(), BackendError> {
+    async fn delete(&self, name: &ObjectKey) -> Result<(), BackendError> {
         self.faults.backend("delete", || self.inner.delete(name)).await
     }
 

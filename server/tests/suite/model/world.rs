@@ -285,7 +285,7 @@ impl World {
         for chunk in &found.chunks {
             let base = chunk.object.base_offset();
             let range = chunk.range.start - base..chunk.range.end - base;
-            let stream = self.objects.get(&ObjectName::new(share(key), chunk.object), range).await;
+            let stream = self.objects.get(&ObjectName::new(share(key), chunk.object).key(), range).await;
             let stream = stream.map_err(|error| format!("a recorded piece of {key:?}: {error:?}"))?;
             let read = leasehold_core::testing::read_all(stream).await;
             let read = read.map_err(|error| format!("a recorded piece of {key:?}: {error:?}"))?;

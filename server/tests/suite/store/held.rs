@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use leasehold_core::backend::{Backend, BackendError, ByteStream, ListPage};
-use leasehold_core::chunk::ObjectName;
+use leasehold_core::chunk::ObjectKey;
 use tokio::sync::Semaphore;
 
 /// A backend whose puts wait, once stored, until the gate is open.
@@ -42,18 +42,18 @@ impl<B> Held<B> {
 }
 
 impl<B: Backend> Backend for Held<B> {
-    async fn put(&self, name: &ObjectName, length_bytes: u64, body: ByteStream) -> Result<(), BackendError> {
+    async fn put(&self, name: &ObjectKey, length_bytes: u64, body: ByteStream) -> Result<(), BackendError> {
         self.inner.put(name, length_bytes, body).await?;
         self.gate.stored.add_permits(1);
         self.gate.open.acquire().await.expect("never closed").forget();
         Ok(())
     }
 
-    async fn get(&self, name: &ObjectName, range: Range<u64>) -> Result<ByteStream, BackendError> {
+    async fn get(&self, name: &ObjectKey, range: Range<u64>) -> Result<ByteStream, BackendError> {
         self.inner.get(name, range).await
     }
 
-    async fn delete(&self, name: &ObjectName) -> Result<(), BackendError> {
+    async fn delete(&self, name: &ObjectKey) -> Result<(), BackendError> {
         self.inner.delete(name).await
     }
 
