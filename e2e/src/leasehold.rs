@@ -138,6 +138,19 @@ impl Server {
         Ok(())
     }
 
+    /// Begins to drain the server (SIGTERM); it goes on serving meanwhile.
+    pub fn drain(&self) -> Result<()> {
+        self.process.as_ref().with_context(|| format!("{} is not started", self.name))?.ask_to_end()
+    }
+
+    /// Waits for the end of a server that drains and demands that it ends well.
+    pub fn drained(&mut self) -> Result<()> {
+        // Another SIGTERM changes nothing.
+        let status = self.process.take().with_context(|| format!("{} is not started", self.name))?.terminate()?;
+        ensure!(status.success(), "{} ended with {status} after draining\n{}", self.name, tail(&self.log_path()));
+        Ok(())
+    }
+
     /// Starts the server again on the port it had. Its addresses must be the same as before.
     pub fn restart(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} still runs", self.name);

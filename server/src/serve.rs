@@ -141,7 +141,8 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
         tokio::select! {
             () = ended => {}
             () = ending.run(drain_times, announce) => {
-                tracing::warn!(connections = metrics.connections.get(), "not all clients left in time");
+                // Where nobody stands in, clients come back every second.
+                tracing::info!(connections = metrics.connections.get(), "the time to leave is over");
                 ending.stop();
             }
         }

@@ -80,6 +80,11 @@ impl Process {
         self.send(Signal::KILL)
     }
 
+    /// Asks the process to end (SIGTERM) and leaves the waiting to a later [`Process::terminate`].
+    pub fn ask_to_end(&self) -> Result<()> {
+        kill_process(self.pid(), Signal::TERM).with_context(|| format!("terminate {}", self.name))
+    }
+
     /// Asks the process to end (SIGTERM) and waits for it.
     pub fn terminate(self) -> Result<ExitStatus> {
         self.end_by(Signal::TERM)

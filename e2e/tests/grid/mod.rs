@@ -5,6 +5,7 @@ mod backup;
 mod commands;
 mod crashes;
 mod directories;
+mod draining;
 mod files;
 mod logs;
 mod mutable;

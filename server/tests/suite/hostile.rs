@@ -1,14 +1,16 @@
-//! Requests made to break things: smuggled, mutated, nested, never read. Each gets an answer below 500 or a closed
-//! connection within its deadline, and none leaves anything behind.
+//! What no client of ours sends: garbage, requests smuggled, mutated, nested, slow, cut off, never read. It gets the
+//! right 4xx or a closed connection within its deadline, and leaves nothing behind.
 
 use std::time::Duration;
 
 use data_encoding::BASE64;
 use rustix::process::Signal;
 use serde_json::Value as Json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Connection, Program, Request, Response, Server, index, noise, request};
+use crate::support::{Connection, PATIENCE, Program, Request, Response, Server, index, noise, request};
 
+/// The server still serves, holds nothing for anybody, and has no unfinished files.
 async fn is_empty(server: &Server) {
     assert_eq!(server.ask(&server.get("/storage/v1/version")).await.status, 200);
     let usage = server.usage("default").await;
@@ -25,6 +27,33 @@ async fn shout(server: &Server, bytes: &[u8]) -> Option<Response> {
         Err(error) if error.to_string() == "no answer" => panic!("hung: {:?}", String::from_utf8_lossy(bytes)),
         Err(_) => None,
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_request_is_refused_or_dropped() {
+    let server = Server::start_with(|config| config.limits.header_timeout_seconds = 1).await;
+    for garbage in [&b"GET /id/ HTTP/1.1\r\n\r\n"[..], &[0xff; 500], b"\x16\x03\x01\xff\xff"] {
+        let mut stream = server.tcp().await;
+        stream.write_all(garbage).await.expect("sent");
+        let mut answer = Vec::new();
+        let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("in time");
+        assert!(end.is_err() || answer.len() < 100, "garbage was answered with {} bytes", answer.len());
+    }
+    let path = "/storage/v1/version";
+    for head in [
+        format!("GET {path} HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"),
+        format!("GET {path} HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(1 << 20)),
+        format!("GET {path} HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(500)),
+        "\r\n\r\n\r\nnonsense\r\n\r\n".to_owned(),
+    ] {
+        let mut connection = server.connect().await;
+        drop(connection.send(head.as_bytes()).await);
+        if let Ok(answer) = connection.receive(false).await {
+            assert!((400..500).contains(&answer.status), "{} for {:.40}", answer.status, head);
+        }
+    }
+    is_empty(&server).await;
+    server.running.stop().await;
 }
 
 #[tokio::test]
@@ -136,6 +165,75 @@ async fn who_never_reads_is_cut_off() {
     connection.send(&server.get(&path).bytes()).await.expect("sent");
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(connection.receive(false).await.is_err(), "a response that stalled is not finished later");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_heads_slow_bodies_and_rest_have_deadlines() {
+    let server = Server::start_with(|config| {
+        config.limits.header_timeout_seconds = 1;
+        config.limits.stall_timeout_seconds = 1;
+        config.limits.idle_timeout_seconds = 2;
+    })
+    .await;
+    let index = index(4);
+    assert_eq!(server.ask(&server.allocate(&index, &[0], 100)).await.status, 200);
+    // A head that dribbles, a body that stops, and a connection that rests.
+    let mut head = server.connect().await;
+    head.send(b"GET /storage/v1/version HTTP/1.1\r\nA:").await.expect("sent");
+    let mut body = server.connect().await;
+    let request = server.write(&index, 0, 0, &[1; 100]);
+    body.send(&request.head()).await.expect("sent");
+    body.send(&[1; 10]).await.expect("sent");
+    let mut rest = server.connect().await;
+    assert_eq!(rest.ask(&server.get("/storage/v1/version")).await.status, 200);
+    tokio::time::timeout(PATIENCE, head.closed()).await.expect("a slow head is cut off");
+    let answer = tokio::time::timeout(PATIENCE, body.receive(false)).await.expect("a slow body is answered or cut off");
+    assert!(answer.map_or(true, |answer| answer.status == 408));
+    tokio::time::timeout(PATIENCE, rest.closed()).await.expect("a resting connection is closed");
+    assert_eq!(server.ask(&request).await.status, 201);
+    server.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_vanishes_in_a_body_leaves_nothing_and_may_go_on() {
+    let server = Server::start().await;
+    let index = index(3);
+    let bytes = noise(3 << 20);
+    assert_eq!(server.ask(&server.allocate(&index, &[0], bytes.len() as u64)).await.status, 200);
+    let request = server.write(&index, 0, 0, &bytes);
+    let mut connection = server.connect().await;
+    connection.send(&request.head()).await.expect("the head is sent");
+    connection.send(&bytes[..1 << 20]).await.expect("a third of the body is sent");
+    drop(connection);
+    server.eventually("unfinished files are removed", async || server.temporary_files().is_empty()).await;
+    assert_eq!(server.ask(&request).await.status, 201);
+    server.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_upload_ends_and_gives_its_space_back() {
+    let server = Server::start_with(|config| config.uploads.idle_timeout_seconds = 1).await;
+    let index = index(5);
+    assert_eq!(server.ask(&server.allocate(&index, &[0, 1], 1000)).await.status, 200);
+    assert_eq!(server.ask(&server.write(&index, 0, 0, &[1; 10])).await.status, 200);
+    assert_eq!(server.usage("default").await.reserved_bytes, 2 * 1012);
+    server.eventually("space is given back", async || server.usage("default").await.reserved_bytes == 0).await;
+    assert_eq!(server.ask(&server.write(&index, 0, 10, &[1; 10])).await.status, 404);
+    is_empty(&server).await;
+    server.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_beyond_the_limit_are_told_to_come_back() {
+    let server = Server::start_with(|config| config.limits.connections_max = 2).await;
+    let first = server.connect().await;
+    let second = server.connect().await;
+    let refused = server.ask(&server.get("/storage/v1/version")).await;
+    assert_eq!((refused.status, refused.header("retry-after").is_some()), (503, true));
+    drop((first, second));
+    let answers = async || server.ask(&server.get("/storage/v1/version")).await.status == 200;
+    server.eventually("places are free again", answers).await;
+    server.running.stop().await;
 }
 
 #[tokio::test]

@@ -16,4 +16,3 @@ mod s3_bucket;
 mod s3_faults;
 mod store;
 mod support;
-mod uninvited;

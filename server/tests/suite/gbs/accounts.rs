@@ -42,6 +42,7 @@ async fn states_allow_what_they_should() {
     state(&server, AccountState::ReadOnly).await;
     assert_eq!(statuses(&server).await, [206, 204, 200, 403, 200], "read-only");
     assert_eq!(allocated(&server).await, 0);
+    assert_eq!(server.ask(&server.write(&index(1), 1, 0, b"new")).await.status, 403, "before an upload is looked for");
     state(&server, AccountState::Suspended).await;
     let [read, renew, allocate, write, version] = statuses(&server).await;
     assert_eq!([read, renew, write, version], [206, 403, 403, 200], "suspended");

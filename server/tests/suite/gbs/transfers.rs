@@ -12,11 +12,15 @@ fn resident_mib(field: &str) -> u64 {
 #[tokio::test]
 async fn a_large_slot_and_a_large_piece_make_the_round_trip() {
     let server = Server::start().await;
-    let bytes = noise(40 << 20);
+    let mut bytes = noise(40 << 20);
     let (slot, bucket) = (index(1), index(2));
     let request = server.read_test_write(&slot, &encode(&put_body(0, 0, &bytes, None)));
     assert_eq!(server.ask(&request).await.status, 200);
     let path = format!("/storage/v1/mutable/{slot}/0");
+    assert!(server.ask(&server.read(&path, 0, u64::MAX)).await.body == bytes);
+    // A write in the middle touches nothing else.
+    assert_eq!(server.ask(&server.put(&slot, 0, 3 << 20, &[7; 1000])).await.status, 200);
+    bytes[3 << 20..][..1000].fill(7);
     assert!(server.ask(&server.read(&path, 0, u64::MAX)).await.body == bytes);
     server.upload(&bucket, 7, &bytes[..20 << 20]).await;
     let path = format!("/storage/v1/immutable/{bucket}/7");
