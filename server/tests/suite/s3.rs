@@ -140,6 +140,36 @@ async fn uploads_wait_for_room_before_their_first_byte_is_read() {
     assert!(matches!(answer, Err(BackendError::Source(_))), "never fits: {answer:?}");
 }
 
+#[tokio::test]
+async fn slow_readers_do_not_keep_others_from_reading() {
+    let mut bucket = S3Bucket::make();
+    bucket.config.concurrent_max = 1;
+    let backend = bucket.open();
+    let (name, content) = (a_name(), (0..5 << 18).map(|at: u32| (at % 253) as u8).collect::<Vec<u8>>());
+    let length = content.len() as u64;
+    backend.put(&name, length, body(&content)).await.expect("put");
+    let mut readers = Vec::new();
+    for from in 0..8 {
+        readers.push((from, backend.get(&name, from..length).await.expect("get")));
+    }
+    for (from, reader) in readers.into_iter().rev() {
+        assert!(read_all(reader).await.expect("all") == content[from as usize..], "from {from}");
+    }
+    for range in [0..length + 1, 5..length + 1] {
+        for slow_readers in [0, 4] {
+            let mut readers = Vec::new();
+            for _ in 0..slow_readers {
+                readers.push(backend.get(&name, 0..length).await.expect("get"));
+            }
+            let answer = match backend.get(&name, range.clone()).await {
+                Ok(stream) => read_all(stream).await.map(drop).map_err(BackendError::Unavailable),
+                Err(error) => Err(error),
+            };
+            assert!(matches!(answer, Err(BackendError::Unavailable(_))), "beyond the end: {range:?} {answer:?}");
+        }
+    }
+}
+
 /// A body that comes when a test sends it.
 fn futures_channel() -> (Sender, leasehold_core::backend::ByteStream) {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();

@@ -48,7 +48,8 @@ pub use metrics::S3Metrics;
 const GATHERED_BYTES_MAX: u64 = 256 << 10;
 /// Stores list no more at once.
 const LIST_MAX: usize = 1000;
-/// Answers that may be open for slow readers at once, for each request that may be under way. Each may hold some 400 KiB.
+/// Answers that may be open for slow readers at once, for each request that may be under way. One holds up to 480 KiB
+/// (measured: the HTTP client's buffer grows with a fast store); further long ranges are read in parts.
 const OPEN_ANSWERS_PER_REQUEST: usize = 2;
 
 /// An S3 bucket that holds store objects.
@@ -79,6 +80,20 @@ impl S3Backend {
             answers: Arc::new(Semaphore::new(config.concurrent_max * OPEN_ANSWERS_PER_REQUEST)),
             upload_bytes: Semaphore::new(usize::try_from(config.upload_memory.0).unwrap_or(Semaphore::MAX_PERMITS)),
         })))
+    }
+
+    /// Reads a long range part by part, so that any number of slow readers can neither fill the memory nor keep others
+    /// from reading.
+    async fn in_parts(&self, key: String, mut range: Range<u64>) -> Result<ByteStream, BackendError> {
+        let first = self.0.next_part(&key, &mut range).await?;
+        let rest = stream::try_unfold((self.clone(), key, range), |(backend, key, mut range)| async move {
+            if range.is_empty() {
+                return Ok(None);
+            }
+            let part = backend.0.next_part(&key, &mut range).await.map_err(io::Error::other)?;
+            Ok(Some((part, (backend, key, range))))
+        });
+        Ok(stream::iter([Ok(first)]).chain(rest).boxed())
     }
 }
 
@@ -219,14 +234,26 @@ impl Inner {
         self.request(Operation::Get, 0, &attempts, read).await
     }
 
-    /// Opens a long range, which must lie within the object.
-    async fn stream(&self, key: &str, range: &Range<u64>) -> Result<ByteStream, BackendError> {
-        let waited = timeout(client::operation_limit(&self.config, 0), self.answers.clone().acquire_owned()).await;
-        let permit = waited.map_err(|_| self.too_late())?.expect("never closed");
+    /// Opens a long range, which must lie within the object, at the reader's pace.
+    async fn stream(
+        &self,
+        key: &str,
+        range: &Range<u64>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<ByteStream, BackendError> {
         let attempts = Attempts::default();
         let opened = self.request(Operation::Get, 0, &attempts, self.open_long(key, range, &attempts)).await?;
         self.whole(opened.length, range)?;
         Ok(self.answer(opened, Some(permit)).map_or_else(|| stream::empty().boxed(), Answer::into_stream))
+    }
+
+    /// Reads the next part of a long range, at the store's pace.
+    async fn next_part(&self, key: &str, range: &mut Range<u64>) -> Result<Bytes, BackendError> {
+        let part = range.start..range.end.min(range.start + GATHERED_BYTES_MAX);
+        let bytes = self.read(key, &part).await?;
+        self.whole(bytes.len() as u64, &part)?;
+        range.start = part.end;
+        Ok(bytes)
     }
 
     fn whole(&self, length: u64, range: &Range<u64>) -> Result<(), BackendError> {
@@ -400,7 +427,10 @@ impl Backend for S3Backend {
             return Ok(stream::empty().boxed());
         }
         if range.end - range.start > GATHERED_BYTES_MAX {
-            return self.0.stream(&key, &range).await;
+            return match self.0.answers.clone().try_acquire_owned() {
+                Ok(permit) => self.0.stream(&key, &range, permit).await,
+                Err(_) => self.in_parts(key, range).await,
+            };
         }
         let bytes = self.0.read(&key, &range).await?;
         self.0.whole(bytes.len() as u64, &range)?;

@@ -54,7 +54,8 @@ impl Probe<'_> {
     }
 
     fn failed(&mut self, what: &str, error: &BackendError) {
-        self.found(Level::Error, format_args!("{what}: {}", Reasons(error)));
+        // The reason names the S3 bucket.
+        self.findings.push(Finding { level: Level::Error, text: format!("{what}: {}", Reasons(error)) });
     }
 
     fn name(&self, ending: &str) -> String {
