@@ -3,9 +3,14 @@
 use std::path::Path;
 
 use leasehold_config::{Config, Size};
-use leasehold_core::leasedb::LeaseDb;
+use leasehold_core::clock::{Entropy, SystemClock};
+use leasehold_core::leasedb::{Deployment, LeaseDb, Mode};
+use leasehold_leasedb::AnyLeaseDb;
+use prometheus_client::registry::Registry;
 
+use crate::backend::s3::{S3Backend, S3Metrics};
 use crate::datadir::DataDir;
+use crate::places::open_lease_db;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,23 +56,42 @@ pub async fn check(config: &Config, path: &Path) -> Vec<Finding> {
         let text = "server.admin_listen is not loopback: whoever reaches it can read metrics";
         found(Level::Warning, text.to_owned());
     }
+    let needs_data = config.database.is_none() || config.storage.s3.is_none();
     let data = match DataDir::existing(path) {
-        Ok(data) => data,
+        Ok(data) => Some(data),
         Err(_) if !path.exists() => {
             found(Level::Ok, format!("{} does not exist yet; `leasehold serve` will make it", path.display()));
-            return findings;
+            None
         }
         Err(error) => {
             found(Level::Error, format!("{error:#}"));
-            return findings;
+            None
         }
     };
-    match data.identity() {
-        Ok(identity) => found(Level::Ok, format!("the identity is {}", identity.server_id)),
-        Err(error) => found(Level::Error, format!("{error:#}")),
+    if let Some(data) = &data {
+        match data.identity() {
+            Ok(identity) => found(Level::Ok, format!("the identity is {}", identity.server_id)),
+            Err(error) => found(Level::Error, format!("{error:#}")),
+        }
+        if needs_data {
+            check_disk(config, data, &mut found);
+        }
     }
-    check_disk(config, &data, &mut found);
-    check_database(config, &data, &mut found).await;
+    if let Some(s3) = &config.storage.s3 {
+        match S3Backend::open(s3, S3Metrics::register(&mut Registry::default())) {
+            Ok(backend) => findings.extend(backend.probe(&SystemClock, &Entropy::from_os()).await),
+            Err(error) => {
+                let text = format!("the S3 bucket {} cannot be used: {error}", s3.bucket);
+                findings.push(Finding { level: Level::Error, text });
+            }
+        }
+    }
+    let mut found = |level, text: String| findings.push(Finding { level, text });
+    match &data {
+        Some(data) => check_database(config, data, &mut found).await,
+        None if config.database.is_some() => check_database(config, &DataDir::nowhere(), &mut found).await,
+        None => {}
+    }
     findings
 }
 
@@ -90,14 +114,25 @@ fn check_disk(config: &Config, data: &DataDir, found: &mut impl FnMut(Level, Str
 }
 
 async fn check_database(config: &Config, data: &DataDir, found: &mut impl FnMut(Level, String)) {
-    let db = match data.open_database(config) {
+    let db = match open_lease_db(config, data, &mut Registry::default()).await {
         Ok(db) => db,
         Err(error) => return found(Level::Error, format!("{error:#}")),
     };
-    match db.check_integrity().await {
-        Ok(problems) if problems.is_empty() => found(Level::Ok, "the lease database is sound".to_owned()),
-        Ok(problems) => {
-            found(Level::Error, format!("the lease database is damaged: {}; restore a backup", problems.join("; ")));
+    if let AnyLeaseDb::Sqlite(db) = &db {
+        match db.check_integrity().await {
+            Ok(problems) if problems.is_empty() => found(Level::Ok, "the lease database is sound".to_owned()),
+            Ok(problems) => {
+                let problems = problems.join("; ");
+                found(Level::Error, format!("the lease database is damaged: {problems}; restore a backup"));
+            }
+            Err(error) => found(Level::Error, format!("the lease database cannot be read: {error}")),
+        }
+    }
+    match db.deployment().await {
+        Ok(Deployment { mode: Mode::Normal, .. }) => {}
+        Ok(Deployment { epoch, .. }) => {
+            let text = "the lease database has lost commits; in recovery mode nothing is deleted";
+            found(Level::Warning, format!("{text} (epoch {})", epoch.0));
         }
         Err(error) => found(Level::Error, format!("the lease database cannot be read: {error}")),
     }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! identity/           TLS key and certificate, tub id, node key: back it up, never lose it
-//! leases.sqlite       the lease database
-//! shares/ tmp/        store objects; uploads on their way
+//! leases.sqlite       the lease database, unless PostgreSQL is configured
+//! shares/ meta/ tmp/  store objects, unless an S3 bucket is configured; request bodies and uploads on their way
 //! accounts/NAME/      swissnum and servers.yaml of each account, as handed to its owner
 //! server.json         what clients are told: address and name
 //! lock                held by the serving process
@@ -11,13 +11,8 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use leasehold_config::Config;
-use leasehold_core::clock::SystemClock;
-use leasehold_core::lease::{DAY_SECONDS, LeaseTerms};
-use leasehold_leasedb::sqlite::SqliteLeaseDb;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{Identity, write_private};
@@ -60,6 +55,11 @@ impl DataDir {
         Ok(Self(path.to_owned()))
     }
 
+    /// Stands for a data directory where nothing in it is needed.
+    pub fn nowhere() -> Self {
+        Self(PathBuf::new())
+    }
+
     /// The directory itself, which is also the root of the store objects.
     pub fn path(&self) -> &Path {
         &self.0
@@ -78,6 +78,20 @@ impl DataDir {
     /// The file of the lease database.
     pub fn database(&self) -> PathBuf {
         self.0.join("leases.sqlite")
+    }
+
+    /// The folder of temporary files.
+    pub fn spool_folder(&self) -> PathBuf {
+        self.0.join("tmp")
+    }
+
+    /// Makes the folder of temporary files.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn make_spool(&self) -> anyhow::Result<()> {
+        let path = self.spool_folder();
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))
     }
 
     /// Takes the lock of the serving process.
@@ -99,20 +113,6 @@ impl DataDir {
     /// It is missing or damaged.
     pub fn identity(&self) -> anyhow::Result<Identity> {
         Identity::load(&self.identity_folder())
-    }
-
-    /// Opens the lease database.
-    ///
-    /// # Errors
-    /// It cannot be opened or is newer than this program.
-    pub fn open_database(&self, config: &Config) -> anyhow::Result<SqliteLeaseDb> {
-        let terms = LeaseTerms {
-            duration_seconds: i64::from(config.leases.duration_days) * DAY_SECONDS,
-            slack_seconds: i64::from(config.leases.renewal_slack_seconds),
-        };
-        let path = self.database();
-        SqliteLeaseDb::open(&path, Arc::new(SystemClock), terms)
-            .with_context(|| format!("cannot open the lease database {}", path.display()))
     }
 
     /// What clients were last told.

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod listener;
 pub mod metrics;
 pub mod output;
+pub mod places;
 pub mod serve;
 pub mod services;
 pub mod telemetry;

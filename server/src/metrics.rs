@@ -95,6 +95,11 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Where others add what they count, before the server starts.
+    pub const fn registry(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
     /// Counts a request that was answered.
     pub fn observe_request(&self, endpoint: &'static str, status: StatusCode, duration: Duration) {
         self.requests.get_or_create(&RequestLabels { endpoint, code: status.as_u16() }).inc();

@@ -1,4 +1,4 @@
-//! The one-machine server: a directory, SQLite, HTTPS. Wiring by hand, top down.
+//! A server, on one machine or one of many: wiring by hand, top down.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,15 +11,13 @@ use leasehold_config::Config;
 use leasehold_core::account::Account;
 use leasehold_core::accountant::{Accountant, REFRESH_SECONDS};
 use leasehold_core::backend::Backend;
-use leasehold_core::clock::Entropy;
-use leasehold_core::leasedb::{AccountChange, LeaseDb};
-use leasehold_core::store::{Store, StoreOptions};
+use leasehold_core::leasedb::{AccountChange, LeaseDb, TickOutcome};
+use leasehold_core::store::Store;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::accounts::{Accounts, FIRST_ACCOUNT, Handout};
 use crate::admin::Admin;
-use crate::backend::directory::DirectoryBackend;
 use crate::datadir::{DataDir, Published};
 use crate::frontend::body::BodyLimits;
 use crate::frontend::gbs::{Gbs, Limits};
@@ -27,9 +25,10 @@ use crate::identity::Identity;
 use crate::listener::drain::{Drain, DrainTimes};
 use crate::listener::{Deadlines, Listener};
 use crate::metrics::Metrics;
+use crate::places::{open_backend, open_lease_db, open_store};
 
-/// How often overdue uploads and due garbage are looked for, in seconds.
-const SWEEP_SECONDS: u64 = 30;
+/// How often is asked whether the heart shall beat, in seconds: often enough that a dead process is soon stood in for.
+const PULSE_SECONDS: u64 = 5;
 const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// How long a refresh of what is kept in memory may take before it is tried anew.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,24 +76,26 @@ impl Running {
 /// Whatever keeps it from serving, in words for a person.
 pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
     let data = DataDir::create(path)?;
-    let lock = data.lock()?;
+    // What lies in the directory belongs to one process; of PostgreSQL and S3 any number may make use.
+    let is_pod = config.database.is_some() && config.storage.s3.is_some();
+    let lock = if is_pod { None } else { Some(data.lock()?) };
     let identity = Identity::load_or_create(&data.identity_folder())?;
-    let db = data.open_database(&config)?;
-    let backend = DirectoryBackend::open(data.path())
-        .with_context(|| format!("cannot use {} for shares", data.path().display()))?;
+    let mut metrics = Metrics::default();
+    let db = open_lease_db(&config, &data, metrics.registry()).await?;
+    let backend = open_backend(&config, &data, metrics.registry())?;
+    let metrics = Arc::new(metrics);
     let socket = bind(config.server.listen).await?;
     let admin_socket = bind(config.server.admin_listen).await?;
     let (listen, admin) = (socket.local_addr()?, admin_socket.local_addr()?);
     let advertise = config.server.advertise.clone().unwrap_or_else(|| reachable(listen));
     let published = Published { advertise, nickname: config.server.nickname.clone() };
     data.publish(&published)?;
+    data.make_spool()?;
     let accounts = Accounts::new(db.clone(), &data, identity.clone(), published);
-    let handout = first_account(&data, &accounts).await?;
+    let handout = first_account(&config, &data, &accounts).await?;
 
-    let store = Arc::new(Store::new(Arc::new(db.clone()), Arc::new(backend), Entropy::from_os(), options(&config)));
-    store.refresh_space().await?;
+    let store = Arc::new(open_store(&config, db.clone(), backend).await?);
     let accountant = Arc::new(Accountant::open(Arc::new(db)).await?);
-    let metrics = Arc::new(Metrics::default());
     let gbs = Gbs::new(store.clone(), accountant.clone(), limits(&config, &data), metrics.clone());
     let ready = Arc::new(AtomicBool::new(true));
     let drain = Drain::default();
@@ -117,11 +118,12 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
         connections_max: ADMIN_CONNECTIONS_MAX,
         metrics: Arc::new(Metrics::default()),
     };
-    let sweep_seconds = SWEEP_SECONDS.min(u64::from(config.uploads.idle_timeout_seconds).div_ceil(2));
+    let synchronous = config.database.as_ref().is_none_or(|database| database.synchronous_standby);
     let background = [
         tokio::spawn(keep_accounts(accountant, metrics.clone(), drain.clone())),
         tokio::spawn(keep_space(store.clone(), metrics.clone(), drain.clone())),
-        tokio::spawn(keep_clean(store, metrics.clone(), sweep_seconds, drain.clone())),
+        tokio::spawn(keep_beating(store.clone(), metrics.clone(), synchronous, drain.clone())),
+        tokio::spawn(keep_clean(store, metrics.clone(), collect_interval(&config), drain.clone())),
         tokio::spawn(admin_listener.run(admin_socket, drain.last())),
     ];
     let (drain_times, ending) = (drain_times(&config), drain.clone());
@@ -160,17 +162,6 @@ fn reachable(listen: SocketAddr) -> String {
     if listen.ip().is_unspecified() { format!("127.0.0.1:{}", listen.port()) } else { listen.to_string() }
 }
 
-const fn options(config: &Config) -> StoreOptions {
-    StoreOptions {
-        upload_idle_seconds: config.uploads.idle_timeout_seconds as i64,
-        immutable_share_max_bytes: config.limits.immutable_share_max.0,
-        mutable_share_max_bytes: config.limits.mutable_share_max.0,
-        object_max_bytes: 64 << 20,
-        merged_max_bytes: 64 << 20,
-        reserved_bytes: config.storage.reserved_space.0,
-    }
-}
-
 const fn drain_times(config: &Config) -> DrainTimes {
     DrainTimes {
         notice: Duration::from_secs(config.server.drain_notice_seconds),
@@ -185,13 +176,24 @@ fn limits(config: &Config, data: &DataDir) -> Limits {
             bytes_per_second_min: config.limits.body_bytes_per_second_min,
         },
         read_test_write_body_max: config.limits.read_test_write_body_max.0,
-        spool: data.path().join("tmp"),
+        spool: data.spool_folder(),
     }
 }
 
-/// A new server begins with one account, so that a newcomer has something to use. One that was deleted stays deleted.
-async fn first_account<L: LeaseDb>(data: &DataDir, accounts: &Accounts<L>) -> anyhow::Result<Option<Handout>> {
-    if !data.accounts_folder().exists() && accounts.find(FIRST_ACCOUNT).await.is_err() {
+/// How often to collect, in seconds; short enough that uploads of short patience end in time.
+fn collect_interval(config: &Config) -> u64 {
+    config.jobs.collect_interval_seconds.min(u64::from(config.uploads.idle_timeout_seconds).div_ceil(2))
+}
+
+/// A new server on one machine begins with one account, so that a newcomer has something to use. One that was deleted
+/// stays deleted.
+async fn first_account<L: LeaseDb>(
+    config: &Config,
+    data: &DataDir,
+    accounts: &Accounts<L>,
+) -> anyhow::Result<Option<Handout>> {
+    let begins = config.database.is_none() && !data.accounts_folder().exists();
+    if begins && accounts.find(FIRST_ACCOUNT).await.is_err() {
         return accounts.create(FIRST_ACCOUNT, AccountChange::default()).await.map(Some);
     }
     // The address may have changed since the files were written.
@@ -239,14 +241,43 @@ async fn keep_space<L: LeaseDb, B: Backend>(store: Arc<Store<L, B>>, metrics: Ar
     }
 }
 
-/// Ends overdue uploads and deletes due garbage.
+/// Lets the deployment's heart beat, and says so when it tells of lost commits.
+async fn keep_beating<L: LeaseDb, B: Backend>(
+    store: Arc<Store<L, B>>,
+    metrics: Arc<Metrics>,
+    synchronous: bool,
+    drain: Drain,
+) {
+    loop {
+        match tokio::time::timeout(REFRESH_TIMEOUT, store.tick(synchronous)).await {
+            Ok(Ok(Some(TickOutcome::Loss(epoch)))) => tracing::error!(
+                epoch = epoch.0,
+                "the lease database has lost commits (a failover or a restore); recovery mode: nothing is deleted"
+            ),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                metrics.background_failures.inc();
+                tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "the heart did not beat");
+            }
+            Err(_) => {
+                metrics.background_failures.inc();
+                tracing::warn!("the heart did not beat in time");
+            }
+        }
+        if !every(PULSE_SECONDS, &drain).await {
+            return;
+        }
+    }
+}
+
+/// Ends overdue uploads, deletes due garbage, merges pieces; unless `seconds` is 0.
 async fn keep_clean<L: LeaseDb, B: Backend>(
     store: Arc<Store<L, B>>,
     metrics: Arc<Metrics>,
     seconds: u64,
     drain: Drain,
 ) {
-    loop {
+    while seconds > 0 {
         match store.collect(|_| ()).await {
             Ok(collected) => {
                 metrics.uploads_expired.inc_by(collected.uploads_ended);

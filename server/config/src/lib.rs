@@ -2,12 +2,14 @@
 //!
 //! The operator writes it, the server reads it. Secrets are never in it.
 
+mod database;
 mod s3;
 mod size;
 
 use std::net::SocketAddr;
 use std::path::Path;
 
+pub use database::{Database, DatabaseRoles, TlsMode};
 pub use s3::{Addressing, Checksums, S3};
 pub use size::{Size, SizeError};
 
@@ -27,6 +29,10 @@ pub struct Config {
     pub leases: Leases,
     /// Where shares are.
     pub storage: Storage,
+    /// PostgreSQL for leases and accounts; without it they are in a SQLite file in the data directory.
+    pub database: Option<Database>,
+    /// Work beside requests.
+    pub jobs: Jobs,
     /// Logging.
     pub log: Log,
 }
@@ -139,6 +145,21 @@ pub struct Storage {
     pub s3: Option<S3>,
 }
 
+/// Work beside requests.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Jobs {
+    /// How often a serving process collects: ends overdue uploads, deletes due garbage, merges pieces. 0 leaves that to
+    /// `leasehold collect`. Any number of processes may do it.
+    pub collect_interval_seconds: u64,
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        Self { collect_interval_seconds: 30 }
+    }
+}
+
 /// Logging.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -225,6 +246,9 @@ impl Config {
         }
         if self.server.nickname.is_empty() || self.server.nickname.chars().any(char::is_control) {
             return invalid("server.nickname", "must not be empty or contain control characters".to_owned());
+        }
+        if let Some(database) = &self.database {
+            database.validate()?;
         }
         if self.limits.connections_max == 0 {
             return invalid("limits.connections_max", "must be at least 1".to_owned());

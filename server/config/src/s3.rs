@@ -45,8 +45,6 @@ pub struct S3 {
     pub upload_memory: Size,
     /// Memory for blocks that were read lately; 0 keeps none.
     pub read_cache: Size,
-    /// Bytes that may be stored; without it there is no limit but the accounts' own.
-    pub capacity: Option<Size>,
 }
 
 impl Default for S3 {
@@ -67,7 +65,6 @@ impl Default for S3 {
             concurrent_max: 64,
             upload_memory: Size(96 << 20),
             read_cache: Size(64 << 20),
-            capacity: None,
         }
     }
 }
@@ -192,7 +189,7 @@ mod tests {
             "bucket = \"shares\"",
             "bucket = \"shares.example\"\nprefix = \"grids/eu-1/\"\nendpoint = \"https://s3.example:9000\"",
             "bucket = \"shares\"\nendpoint = \"http://[::1]:9000/\"\nallow_insecure = true\naddressing = \"path\"",
-            "bucket = \"shares\"\naccess_key_id_file = \"a\"\nsecret_access_key_file = \"b\"\ncapacity = \"10TiB\"",
+            "bucket = \"shares\"\naccess_key_id_file = \"a\"\nsecret_access_key_file = \"b\"",
             "bucket = \"shares\"\naddressing = \"virtual-hosted\"\nchecksums = \"when-required\"\nread_cache = 0",
         ] {
             parsed(text).expect(text);

@@ -4,7 +4,10 @@
 //! for a server on one machine. What a transaction decides is decided once, in `plan`; each database loads what that
 //! needs and applies what comes out. No database type leaves its module.
 
+mod any;
 mod columns;
 mod plan;
 pub mod postgres;
 pub mod sqlite;
+
+pub use any::AnyLeaseDb;

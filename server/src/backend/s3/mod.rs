@@ -446,7 +446,7 @@ impl Backend for S3Backend {
     }
 
     async fn available_bytes(&self) -> Result<u64, BackendError> {
-        Ok(self.0.config.capacity.map_or(u64::MAX, |capacity| capacity.0))
+        Ok(u64::MAX)
     }
 }
 
