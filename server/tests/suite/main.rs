@@ -11,3 +11,4 @@ mod outage;
 mod places;
 mod store;
 mod support;
+mod watched;
