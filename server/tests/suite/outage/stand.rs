@@ -88,7 +88,15 @@ impl Stand {
     /// What the program does every two seconds, and goes on if it fails.
     pub async fn refresh(&self) {
         drop(self.accountant.refresh().await);
+        self.notice_silence();
         drop(self.store.refresh_space().await);
+    }
+
+    /// What the program does when a refresh takes too long.
+    pub fn notice_silence(&self) {
+        if !self.accountant.has_contact() {
+            self.store.expect_silence();
+        }
     }
 
     /// Takes something away, and lets the server notice.
