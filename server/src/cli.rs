@@ -85,7 +85,190 @@ struct Common {
 }
 
 impl Common {
-    async fn run_serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    fn load_config(&self) -> anyhow::Result<Config> {
+        self.config.as_ref().map_or_else(|| Ok(Config::default()), |path| Ok(Config::load(path)?))
+    }
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Where to serve clients
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// What clients are told to connect to, if that is not the address served
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// Where to serve metrics and health
+    #[arg(long, value_name = "ADDR:PORT")]
+    admin_listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Subcommand)]
+enum AccountCommand {
+    /// Make an account and print what its owner needs
+    Create {
+        /// The account's name: a-z, 0-9, '-', '_', '.'
+        name: String,
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// List all accounts with what they use
+    List {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Show one account: state, usage, quota, credentials
+    Show {
+        /// The account's name
+        name: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Change an account's settings
+    Set {
+        /// The account's name
+        name: String,
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Give an account a new secret address; the old one stays valid for a while
+    Rotate {
+        /// The account's name
+        name: String,
+        /// How long the old address stays valid; 0 revokes it at once
+        #[arg(long, value_name = "HOURS", default_value_t = 336)]
+        overlap_hours: u32,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Let an account only read; its leases do not lapse
+    Suspend {
+        /// The account's name
+        name: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Give a suspended or read-only account all rights again
+    Resume {
+        /// The account's name
+        name: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Revoke an account's addresses and close it; its leases age away
+    Delete {
+        /// The account's name
+        name: String,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Settings {
+    /// The most it may store, such as 50GiB; `none` lifts the limit
+    #[arg(long, value_name = "SIZE")]
+    quota: Option<Quota>,
+    /// What it may do
+    #[arg(long, value_enum)]
+    access: Option<Access>,
+    /// Days that a lease renewal grants it, where more than 31
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(31..=3650))]
+    lease_days: Option<u32>,
+    /// A text for its owner, shown by GET /account/v1
+    #[arg(long, value_name = "TEXT")]
+    message: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Quota(Option<u64>);
+
+impl std::str::FromStr for Quota {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self(None)),
+            text => text.parse::<Size>().map(|size| Self(Some(size.0))).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Access {
+    /// Everything
+    ReadWrite,
+    /// Reads and lease renewals, no new bytes
+    ReadOnly,
+}
+
+impl Settings {
+    fn change(self) -> anyhow::Result<AccountChange> {
+        let message = self.message;
+        if message.as_ref().is_some_and(|text| text.len() > 256 || text.chars().any(char::is_control)) {
+            bail!("--message may have at most 256 bytes and no control characters");
+        }
+        Ok(AccountChange {
+            state: self.access.map(|access| match access {
+                Access::ReadWrite => AccountState::Active,
+                Access::ReadOnly => AccountState::ReadOnly,
+            }),
+            quota_bytes: self.quota.map(|quota| quota.0),
+            lease_days: self.lease_days,
+            message,
+        })
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum ShareCommand {
+    /// Show the shares of a storage index: sizes, leaseholders, expiry times
+    Show {
+        /// 26 base32 characters, as in a client's logs
+        storage_index: StorageIndex,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// Runs the command line: exit code 0 if all went well, 2 with one line on standard error if not.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::new(error).context("cannot start")),
+    };
+    let result = runtime.block_on(run(cli.command));
+    // Blocking work that is still stuck must not keep a stopped server alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    result.unwrap_or_else(|error| fail(&error))
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("leasehold: {}", format!("{error:#}").replace('\n', " "));
+    ExitCode::from(2)
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(args) => run_serve(args).await,
+        Command::Account(command) => run_account(command).await,
+        Command::Share(ShareCommand::Show { storage_index, common }) => show_shares(storage_index, &common).await,
+        Command::Check(common) => run_check(&common).await,
+        Command::Migrate(common) => run_migrate(&common).await,
+        Command::Collect(common) => run_collect(&common).await,
+    }
+}
+
+async fn run_serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let mut config = args.common.load_config()?;
     if let Some(listen) = args.listen {
         config.server.listen = listen;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use leasehold_config::{Config, Database, TlsMode};
-use leasehold_core::clock::{Entropy, SystemClock};
+use leasehold_core::clock::{Entropy, SystemClock, SystemSteadyClock};
 use leasehold_core::lease::{DAY_SECONDS, LeaseTerms};
 use leasehold_core::leasedb::LeaseDbError;
 use leasehold_core::store::{Claim, Store, StoreOptions};
@@ -18,6 +18,7 @@ use crate::backend::any::AnyBackend;
 use crate::backend::cached_blocks::{CacheMetrics, CachedBlocks};
 use crate::backend::directory::DirectoryBackend;
 use crate::backend::s3::{S3Backend, S3Metrics};
+use crate::backend::watched::Watched;
 use crate::datadir::DataDir;
 
 /// The largest object on S3: the whole of it is in memory while it is sent, so that it can be signed and repeated.
@@ -61,7 +62,7 @@ pub fn open_backend(config: &Config, data: &DataDir, registry: &mut Registry) ->
         let backend = S3Backend::open(s3, S3Metrics::register(registry))
             .with_context(|| format!("cannot use the S3 bucket {}", s3.bucket))?;
         let cached = CachedBlocks::new(backend, s3.read_cache.0, CacheMetrics::register(registry));
-        return Ok(AnyBackend::S3(cached));
+        return Ok(AnyBackend::S3(Watched::new(cached, std::sync::Arc::new(SystemSteadyClock::default()))));
     }
     let backend = DirectoryBackend::open(data.path());
     let backend = backend.with_context(|| format!("cannot use {} for shares", data.path().display()))?;

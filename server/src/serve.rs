@@ -120,7 +120,7 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
     };
     let synchronous = config.database.as_ref().is_none_or(|database| database.synchronous_standby);
     let background = [
-        tokio::spawn(keep_accounts(accountant, metrics.clone(), drain.clone())),
+        tokio::spawn(keep_accounts(accountant, store.clone(), metrics.clone(), drain.clone())),
         tokio::spawn(keep_space(store.clone(), metrics.clone(), drain.clone())),
         tokio::spawn(keep_beating(store.clone(), metrics.clone(), synchronous, drain.clone())),
         tokio::spawn(keep_clean(store, metrics.clone(), collect_interval(&config), drain.clone())),
@@ -218,12 +218,20 @@ async fn every(seconds: u64, drain: &Drain) -> bool {
 }
 
 /// Keeps accounts up to date. Apart from the room, so that a backend that hangs does not make accounts old.
-async fn keep_accounts<L: LeaseDb>(accountant: Arc<Accountant<L>>, metrics: Arc<Metrics>, drain: Drain) {
+async fn keep_accounts<L: LeaseDb, B: Backend>(
+    accountant: Arc<Accountant<L>>,
+    store: Arc<Store<L, B>>,
+    metrics: Arc<Metrics>,
+    drain: Drain,
+) {
     while every(REFRESH_SECONDS, &drain).await {
         let refreshed = tokio::time::timeout(REFRESH_TIMEOUT, accountant.refresh()).await;
         if let Err(error) = refreshed.map_err(anyhow::Error::new).and_then(|result| Ok(result?)) {
             metrics.background_failures.inc();
             tracing::warn!(error = format!("{error:#}"), "cannot refresh accounts");
+        }
+        if !accountant.has_contact() {
+            store.expect_silence();
         }
         metrics.account_cache_age_seconds.set(accountant.cache_age().as_secs());
     }

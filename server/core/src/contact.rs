@@ -11,35 +11,35 @@ pub const SILENCE: Duration = Duration::from_secs(10);
 
 /// When something last answered, and whether it has failed since.
 #[derive(Debug, Default)]
-pub(crate) struct Contact {
+pub struct Contact {
     made_at_millis: AtomicU64,
     failing: AtomicBool,
 }
 
 impl Contact {
     /// It has answered what was asked at `at`.
-    pub(crate) fn made(&self, at: Duration) {
+    pub fn made(&self, at: Duration) {
         self.made_at_millis.fetch_max(millis(at), Ordering::Relaxed);
         self.failing.store(false, Ordering::Relaxed);
     }
 
     /// It has failed to answer.
-    pub(crate) fn lost(&self) {
+    pub fn lost(&self) {
         self.failing.store(true, Ordering::Relaxed);
     }
 
     /// Whether it has failed since it last answered.
-    pub(crate) fn is_lost(&self) -> bool {
+    pub fn is_lost(&self) -> bool {
         self.failing.load(Ordering::Relaxed)
     }
 
     /// How long ago it was asked what it answered last.
-    pub(crate) fn age(&self, now: Duration) -> Duration {
+    pub fn age(&self, now: Duration) -> Duration {
         now.saturating_sub(Duration::from_millis(self.made_at_millis.load(Ordering::Relaxed)))
     }
 
     /// Whether it may be expected to answer.
-    pub(crate) fn is_kept(&self, now: Duration) -> bool {
+    pub fn is_kept(&self, now: Duration) -> bool {
         !self.is_lost() && self.age(now) <= SILENCE
     }
 }

@@ -8,14 +8,15 @@ use leasehold_core::chunk::ObjectKey;
 use super::cached_blocks::CachedBlocks;
 use super::directory::DirectoryBackend;
 use super::s3::S3Backend;
+use super::watched::Watched;
 
 /// A backend of a kind that is known at run time only.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum AnyBackend {
     /// A directory.
     Directory(DirectoryBackend),
     /// An S3 bucket, with blocks that were read lately in memory.
-    S3(CachedBlocks<S3Backend>),
+    S3(Watched<CachedBlocks<S3Backend>>),
 }
 
 impl Backend for AnyBackend {

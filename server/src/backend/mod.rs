@@ -4,3 +4,4 @@ pub mod any;
 pub mod cached_blocks;
 pub mod directory;
 pub mod s3;
+pub mod watched;

@@ -52,7 +52,9 @@ impl MakeLeaseDb for Pg {
         let database: &PgDatabase = guard.downcast_ref().expect("what make returned");
         let hex: String = share.storage_index.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         let number = share.number;
-        let sql = format!("SELECT count(*) FROM corruption_advisories WHERE si = '{hex}' AND shnum = {number} AND verdict = 0");
+        let sql = format!(
+            "SELECT count(*) FROM corruption_advisories WHERE si = '{hex}' AND shnum = {number} AND verdict = 0"
+        );
         u64::try_from(database.number(&sql).await).ok()
     }
 

@@ -16,3 +16,4 @@ mod s3_bucket;
 mod s3_faults;
 mod store;
 mod support;
+mod watched;

@@ -157,9 +157,15 @@ async fn who_only_hangs_counts_as_away() {
     let stand = Stand::start().await;
     assert_eq!(stand.ask(&stand.get("/storage/v1/version")).await.status, 200);
     stand.create_account("second").await;
+    stand.upload(&index(1)).await;
+    let share = stand.read("immutable", &index(1));
+    assert_eq!(stand.ask_counting(&share).await.1, 1);
     // Nobody answers for a while, and nobody fails.
-    stand.clock.advance(11);
+    stand.clock.advance(61);
+    stand.notice_silence();
     assert_eq!(stand.sizes().await, [0, 0, 0]);
+    let (answer, look_ups) = stand.ask_counting(&share).await;
+    assert_eq!((answer.body.as_slice(), look_ups), (SHARE, 0), "who has the row does not wait");
     assert!(is_not_now(&stand.ask(&stand.session_status("second")).await));
     stand.refresh().await;
     assert!(stand.sizes().await.iter().all(|size| *size > 0));

@@ -70,7 +70,8 @@ impl PgDatabase {
         let mut number = 0;
         blocking(|| {
             let rows = Postgres::shared()?.query(&name, &sql)?;
-            number = rows.first().and_then(|row| row.first()).and_then(|text| text.as_ref()?.parse().ok()).unwrap_or(-1);
+            number =
+                rows.first().and_then(|row| row.first()).and_then(|text| text.as_ref()?.parse().ok()).unwrap_or(-1);
             Ok(())
         })
         .await;

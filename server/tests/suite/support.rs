@@ -86,7 +86,12 @@ impl Server {
         let (pinned, swissnum) = nurl_parts(&handout.nurl);
         let (authorization, tls) = (authorization(&swissnum), Tls::pinning(&pinned));
         let data = DataDir::existing(folder.path()).expect("a data directory");
-        let db = data.open_database(&Config::default()).expect("a second handle");
+        let db = leasehold_leasedb::sqlite::SqliteLeaseDb::open(
+            &data.database(),
+            std::sync::Arc::new(leasehold_core::clock::SystemClock),
+            leasehold_core::lease::LeaseTerms::default(),
+        )
+        .expect("a second handle");
         Self { running, db, authorization, tls, folder }
     }
 

@@ -101,6 +101,13 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         }
     }
 
+    /// To be called when the lease database is silent to others: readers of rows that are kept need not find out by waiting.
+    pub fn expect_silence(&self) {
+        let now = millis(self.clock.elapsed()).max(1);
+        // Whether it answers again is being tried already if this is not 0.
+        let _ = self.rows_asked_in_vain_at.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
     /// Whether the lease database may be expected to answer. If it did not, that is true for one caller now and then,
     /// so that the others need not wait for it.
     fn is_worth_asking(&self, now: Duration) -> bool {

@@ -57,7 +57,12 @@ impl Stand {
         let (folder, faults, clock) = (places::folder(), Faults::new(), ManualSteadyClock::default());
         let data = DataDir::create(folder.path()).expect("a data directory");
         let identity = Identity::load_or_create(&data.identity_folder()).expect("an identity");
-        let db = data.open_database(&Config::default()).expect("a lease database");
+        let db = leasehold_leasedb::sqlite::SqliteLeaseDb::open(
+            &data.database(),
+            std::sync::Arc::new(leasehold_core::clock::SystemClock),
+            leasehold_core::lease::LeaseTerms::default(),
+        )
+        .expect("a lease database");
         let faulty = Arc::new(FaultyLeaseDb::new(db.clone(), faults.clone()));
         let objects = DirectoryBackend::open(data.path()).expect("a backend");
         let objects = Arc::new(FaultyBackend::new(objects, faults.clone()));
@@ -88,7 +93,15 @@ impl Stand {
     /// What the program does every two seconds, and goes on if it fails.
     pub async fn refresh(&self) {
         drop(self.accountant.refresh().await);
+        self.notice_silence();
         drop(self.store.refresh_space().await);
+    }
+
+    /// What the program does when a refresh takes too long.
+    pub fn notice_silence(&self) {
+        if !self.accountant.has_contact() {
+            self.store.expect_silence();
+        }
     }
 
     /// Takes something away, and lets the server notice.
