@@ -95,6 +95,11 @@ const fn options(config: &Config) -> StoreOptions {
         object_max_bytes,
         merged_max_bytes: OBJECT_MAX_BYTES,
         reserved_bytes: config.storage.reserved_space.0,
+        // There is none of the file in the data directory.
+        standby_is_synchronous: match &config.database {
+            Some(database) => database.synchronous_standby,
+            None => true,
+        },
     }
 }
 

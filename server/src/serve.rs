@@ -118,11 +118,10 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
         connections_max: ADMIN_CONNECTIONS_MAX,
         metrics: Arc::new(Metrics::default()),
     };
-    let synchronous = config.database.as_ref().is_none_or(|database| database.synchronous_standby);
     let background = [
         tokio::spawn(keep_accounts(accountant, store.clone(), metrics.clone(), drain.clone())),
         tokio::spawn(keep_space(store.clone(), metrics.clone(), drain.clone())),
-        tokio::spawn(keep_beating(store.clone(), metrics.clone(), synchronous, drain.clone())),
+        tokio::spawn(keep_beating(store.clone(), metrics.clone(), drain.clone())),
         tokio::spawn(keep_clean(store, metrics.clone(), collect_interval(&config), drain.clone())),
         tokio::spawn(admin_listener.run(admin_socket, drain.last())),
     ];
@@ -250,14 +249,9 @@ async fn keep_space<L: LeaseDb, B: Backend>(store: Arc<Store<L, B>>, metrics: Ar
 }
 
 /// Lets the deployment's heart beat, and says so when it tells of lost commits.
-async fn keep_beating<L: LeaseDb, B: Backend>(
-    store: Arc<Store<L, B>>,
-    metrics: Arc<Metrics>,
-    synchronous: bool,
-    drain: Drain,
-) {
+async fn keep_beating<L: LeaseDb, B: Backend>(store: Arc<Store<L, B>>, metrics: Arc<Metrics>, drain: Drain) {
     loop {
-        match tokio::time::timeout(REFRESH_TIMEOUT, store.tick(synchronous)).await {
+        match tokio::time::timeout(REFRESH_TIMEOUT, store.tick()).await {
             Ok(Ok(Some(TickOutcome::Loss(epoch)))) => tracing::error!(
                 epoch = epoch.0,
                 "the lease database has lost commits (a failover or a restore); recovery mode: nothing is deleted"

@@ -107,6 +107,31 @@ async fn a2_random_overlapping_writes_of_two_pods_agree_with_an_array() {
     }
 }
 
+/// What a write under way has stored is not a lost commit: the last write leaves it alone (B3), else both would finish the
+/// share, or one that is refused would have a part in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b3_a_last_write_does_not_take_what_others_are_writing() {
+    let site = Site::new().await;
+    let alice = site.account("alice").await;
+    let (held, gate) = Held::new(site.objects.clone());
+    let (slow, fast) = (site.pod(held), site.pod(site.objects.clone()));
+    let share = share_id(1, 0);
+    slow.allocate(&alice, share, 100).await;
+    let writing =
+        tokio::spawn(
+            async move { slow.store.write_bucket(share, &upload_secret(1), 0..80, body(&pattern(0..80))).await },
+        );
+    gate.stored().await;
+    let last = fast.store.write_bucket(share, &upload_secret(1), 80..100, body(&pattern(80..100))).await.expect("fast");
+    assert!(!last.finished, "80 bytes of another write have no answer yet");
+    assert_eq!(last.missing, [0..80]);
+    gate.open();
+    let first = writing.await.expect("the write ends").expect("slow");
+    assert!(first.finished, "this one finished the share");
+    assert_eq!(fast.read(ShareKind::Immutable, share).await, pattern(0..100));
+    site.assert_clean(&["alice"], &[1]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a3_a_slot_commit_of_unknown_outcome_keeps_its_objects() {
     for (fault, expected) in [(Fault::ErrorAfter, b"second"), (Fault::ErrorBefore, b"first.")] {

@@ -7,7 +7,7 @@ use super::{Result, Store};
 use crate::backend::{Backend, BackendError};
 use crate::beat::{BEAT_FOLDER, BEAT_SECONDS, BeatName, MARK_FOLDER, mark, marked_deployment};
 use crate::chunk::ObjectKey;
-use crate::leasedb::{LeaseDb, Tick, TickOutcome};
+use crate::leasedb::{LeaseDb, Mode, Tick, TickOutcome};
 
 /// Whose a backend is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub enum Claim {
 }
 
 const LIST_AT_ONCE: usize = 1000;
+/// How old a beat may be, in seconds, that speaks for the present.
+const DOUBT_SECONDS: i64 = 1;
 
 impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// Makes sure that the backend is this deployment's own, and marks it as such the first time.
@@ -54,14 +56,32 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     ///
     /// # Errors
     /// The lease database or the backend does not answer; then nothing is concluded.
-    pub async fn tick(&self, standby_is_synchronous: bool) -> Result<Option<TickOutcome>> {
-        if !self.db.is_tick_due(BEAT_SECONDS).await? {
+    pub async fn tick(&self) -> Result<Option<TickOutcome>> {
+        self.tick_after(BEAT_SECONDS).await
+    }
+
+    /// Whether acknowledged commits may be missing. Asked by whoever finds that something is missing.
+    ///
+    /// # Errors
+    /// As [`tick`](Self::tick).
+    pub(super) async fn may_have_lost_commits(&self) -> Result<bool> {
+        // A loss of this very moment is seen here, not at the next beat. A beat of the last second has seen it.
+        let lost = matches!(self.tick_after(DOUBT_SECONDS).await?, Some(TickOutcome::Loss(_)));
+        Ok(lost || self.db.deployment().await?.mode == Mode::Recovery)
+    }
+
+    async fn tick_after(&self, seconds: i64) -> Result<Option<TickOutcome>> {
+        if !self.db.is_tick_due(seconds).await? {
             return Ok(None);
         }
         let now = self.db.now().await?;
         let names = self.names(BEAT_FOLDER).await?;
         let listed: Vec<BeatName> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        let tick = Tick { listed: listed.clone(), nonce: self.entropy.object_id(now), standby_is_synchronous };
+        let tick = Tick {
+            listed: listed.clone(),
+            nonce: self.entropy.object_id(now),
+            standby_is_synchronous: self.options.standby_is_synchronous,
+        };
         // A tick of unknown outcome puts nothing: the next one goes on from whatever holds.
         let outcome = self.db.tick(tick).await?;
         if let TickOutcome::Beat { beat, oldest } = &outcome {

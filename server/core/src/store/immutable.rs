@@ -113,12 +113,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             Err(error) => Err(error),
         };
         match result {
-            // The client sends in order: where bytes are missing now, a commit was lost, and with it only the row
-            // (`review.md` B3).
-            Ok(written) if is_last && !written.finished => match self.record_found(share, writing.upload.id).await? {
-                Found::Complete => Ok(Written { finished: true, missing: Vec::new() }),
-                Found::Incomplete(_) => Ok(written),
-            },
+            Ok(written) if is_last && !written.finished => self.complete_after_loss(&writing.upload, written).await,
             Ok(written) => Ok(written),
             Err(Failure::Known(error)) => {
                 writing.discard().await;
@@ -126,6 +121,19 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             }
             Err(Failure::Unknown(error)) => Err(error.into()),
         }
+    }
+
+    /// The client sends in order: where bytes are missing behind its last write, a commit was lost, and with it only
+    /// the row (`review.md` B3). But only where commits may be lost at all: without a loss, what has no row belongs to
+    /// writes under way, which are not finished by somebody else and may yet be refused.
+    async fn complete_after_loss(&self, upload: &Upload, written: Written) -> Result<Written> {
+        if !self.may_have_lost_commits().await? {
+            return Ok(written);
+        }
+        Ok(match self.record_found(upload.share, upload.id).await? {
+            Found::Complete => Written { finished: true, missing: Vec::new() },
+            Found::Incomplete(_) => written,
+        })
     }
 
     /// Forgets an upload (`gbs.md` 8.3).

@@ -124,6 +124,8 @@ pub struct StoreOptions {
     pub merged_max_bytes: u64,
     /// Room to leave free in the backend, in bytes.
     pub reserved_bytes: u64,
+    /// Whether no acknowledged commit is lost when a standby of the lease database takes over.
+    pub standby_is_synchronous: bool,
 }
 
 impl Default for StoreOptions {
@@ -135,6 +137,7 @@ impl Default for StoreOptions {
             object_max_bytes: 64 << 20,
             merged_max_bytes: 64 << 20,
             reserved_bytes: 0,
+            standby_is_synchronous: false,
         }
     }
 }

@@ -55,6 +55,7 @@ fn buckets() -> Vec<Case> {
         ("a part of a share", begun(), write(0, 20..60)),
         ("a whole share", begun(), write(0, 0..100)),
         ("the last part", [half(), vec![write(0, 0..20)]].concat(), write(0, 60..100)),
+        ("the last part before the others", begun(), write(0, 60..100)),
         ("a part that overlaps", half(), write(0, 10..80)),
         ("an overlap that finishes", half(), write(0, 0..100)),
         ("a repeated part", half(), write(0, 20..60)),
@@ -118,6 +119,7 @@ fn rest() -> Vec<Case> {
         let again = slot(0, &[(0, bytes(0, 90, 2)), (1, removal())]);
         with(vec![again, Operation::Step { seconds: 8 * 86_400 }])
     };
+    let refused = || with(vec![other(1, 0..80, 1, Arrival::Whole), Operation::Step { seconds: 1801 }]);
     let immutable = ShareKind::Immutable;
     vec![
         ("a listing", shares(), Operation::List { kind: immutable, index: 0 }),
@@ -127,6 +129,7 @@ fn rest() -> Vec<Case> {
         ("a renewal of nothing", vec![], Operation::Renew { account: 0, index: 1 }),
         ("an advisory", shares(), Operation::Advise { account: 1, kind: immutable, share: (0, 0) }),
         ("a sweep of an upload and of garbage", garbage(), Operation::Sweep),
+        ("a sweep of an upload of which bytes were refused", refused(), Operation::Sweep),
         ("a sweep of nothing", vec![], Operation::Sweep),
         ("a look at the room", vec![], Operation::RefreshSpace),
     ]
