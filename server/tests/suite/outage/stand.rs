@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use leasehold_config::Config;
 use leasehold_core::accountant::Accountant;
 use leasehold_core::clock::Entropy;
 use leasehold_core::leasedb::{AccountChange, CreateOutcome, LeaseDb};
