@@ -144,7 +144,6 @@ sql!(
         account_columns!(),
         "
     FROM accounts a
-    CROSS JOIN beats b
     WHERE a.account_id = $1
     FOR UPDATE OF a"
     )

@@ -4,7 +4,7 @@ use leasehold_core::beat::{BEATS_KEPT, Heart};
 use leasehold_core::id::ObjectId;
 use leasehold_core::leasedb::{Deployment, Epoch, LeaseDbError, Result, Tick, TickOutcome};
 
-use super::load::{get, now};
+use super::load::{epoch_and_time, get, now};
 use super::sql::{Uuid, call, sql};
 use super::tx::{Decided, Failure, Tx};
 use super::{PgLeaseDb, SCHEMA_VERSION};
@@ -37,12 +37,11 @@ sql!(
     [],
     concat!(
         "-- heart
-    SELECT d.epoch, ",
-        now!(),
+    SELECT ",
+        epoch_and_time!(),
         ", b.beat, b.nonces, b.beat_at, b.timeline,
       left(pg_walfile_name(pg_current_wal_lsn()), 8)
     FROM beats b
-    CROSS JOIN deployment d
     FOR UPDATE OF b SKIP LOCKED"
     )
 );

@@ -126,7 +126,6 @@ sql!(
         now!(),
         "
     FROM claimed c
-    CROSS JOIN beats b
     JOIN shares s ON s.si = c.si AND s.shnum = c.shnum"
     )
 );

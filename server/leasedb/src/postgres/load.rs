@@ -20,7 +20,13 @@ use crate::plan::{Caller, Held, SlotRow, View};
 /// must not look younger, what is due not later (`review.md` A13).
 macro_rules! now {
     () => {
-        "greatest((extract(epoch FROM clock_timestamp()) * 1000)::bigint, b.beat_at * 1000)"
+        "(SELECT greatest((extract(epoch FROM clock_timestamp()) * 1000)::bigint, b.beat_at * 1000) FROM beats b)"
+    };
+}
+/// Epoch and time. Scalar queries, not joins: the planner knows that they yield one row, whatever it knows of the tables.
+macro_rules! epoch_and_time {
+    () => {
+        concat!("(SELECT d.epoch FROM deployment d), ", now!())
     };
 }
 macro_rules! account_columns {
@@ -28,7 +34,7 @@ macro_rules! account_columns {
         "a.account_id, a.name, a.state, a.quota_bytes, a.lease_days, a.message, a.created_at"
     };
 }
-pub(super) use {account_columns, now};
+pub(super) use {account_columns, epoch_and_time, now};
 
 sql!(
     NOW,
@@ -36,9 +42,7 @@ sql!(
     concat!(
         "-- now
     SELECT ",
-        now!(),
-        "
-    FROM beats b"
+        now!()
     )
 );
 // The first row of a transaction for an account: epoch, time, account.
@@ -47,13 +51,12 @@ sql!(
     [INT4],
     concat!(
         "-- caller
-    SELECT d.epoch, ",
-        now!(),
+    SELECT ",
+        epoch_and_time!(),
         ", ",
         account_columns!(),
         "
-    FROM deployment d
-    CROSS JOIN beats b
+    FROM (SELECT 1) one
     LEFT JOIN accounts a ON a.account_id = $1"
     )
 );
@@ -112,14 +115,13 @@ sql!(
     [UUID, INT2],
     concat!(
         "-- uploader
-    SELECT d.epoch, ",
-        now!(),
+    SELECT ",
+        epoch_and_time!(),
         ", ",
         account_columns!(),
         ",
       u.shnum, u.upload_id, u.account_id, u.size_bytes, u.received_bytes, u.secret_hash, u.deadline
-    FROM deployment d
-    CROSS JOIN beats b
+    FROM (SELECT 1) one
     LEFT JOIN uploads u ON u.si = $1 AND u.shnum = $2
     LEFT JOIN accounts a ON a.account_id = u.account_id"
     )
@@ -149,13 +151,12 @@ sql!(
     [UUID, INT2],
     concat!(
         "-- find_upload
-    SELECT d.epoch, ",
-        now!(),
+    SELECT ",
+        epoch_and_time!(),
         ",
       u.shnum, u.upload_id, u.account_id, u.size_bytes, u.received_bytes, u.secret_hash, u.deadline,
       c.object, c.digest
-    FROM deployment d
-    CROSS JOIN beats b
+    FROM (SELECT 1) one
     LEFT JOIN uploads u ON u.si = $1 AND u.shnum = $2
     LEFT JOIN upload_chunks c ON c.si = u.si AND c.shnum = u.shnum
     ORDER BY c.begin_off"
@@ -192,12 +193,11 @@ sql!(
     [UUID],
     concat!(
         "-- read_slot
-    SELECT d.epoch, ",
-        now!(),
+    SELECT ",
+        epoch_and_time!(),
         ", t.token, t.write_enabler_hash,
       s.shnum, s.kind, s.state, s.size_bytes, s.locator
-    FROM deployment d
-    CROSS JOIN beats b
+    FROM (SELECT 1) one
     LEFT JOIN slots t ON t.si = $1
     LEFT JOIN shares s ON s.si = $1
     ORDER BY s.shnum"
@@ -244,13 +244,12 @@ sql!(
     [UUID, INT4],
     concat!(
         "-- renewal_without_write
-    SELECT d.epoch, ",
-        now!(),
+    SELECT ",
+        epoch_and_time!(),
         ", ",
         account_columns!(),
         ", s.shnum, l.renewed_at, l.expires_at
-    FROM deployment d
-    CROSS JOIN beats b
+    FROM (SELECT 1) one
     LEFT JOIN accounts a ON a.account_id = $2
     LEFT JOIN shares s ON s.si = $1 AND s.state = 1
     LEFT JOIN leases l ON l.si = s.si AND l.shnum = s.shnum AND l.account_id = a.account_id"
