@@ -130,6 +130,16 @@ impl Server {
         self.process.take().with_context(|| format!("{} is not started", self.name))?.kill()
     }
 
+    /// Stops the process in the middle of whatever it does (SIGSTOP): connections stay, answers do not come.
+    pub fn freeze(&self) -> Result<()> {
+        self.process.as_ref().with_context(|| format!("{} is not started", self.name))?.freeze()
+    }
+
+    /// Lets a frozen process go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.process.as_ref().with_context(|| format!("{} is not started", self.name))?.thaw()
+    }
+
     /// Ends the server with SIGINT and demands that it ends well. (After SIGTERM it would drain for as long as clients
     /// come, and the tests' clients always do.)
     pub fn terminate(&mut self) -> Result<()> {

@@ -10,6 +10,8 @@
 
 #[path = "linearizable/buckets.rs"]
 mod buckets;
+#[path = "linearizable/faults.rs"]
+mod faults;
 #[path = "linearizable/member.rs"]
 mod member;
 #[path = "linearizable/planted.rs"]
@@ -18,25 +20,31 @@ mod planted;
 mod run;
 #[path = "linearizable/slots.rs"]
 mod slots;
+#[path = "linearizable/with_pods.rs"]
+mod with_pods;
 
-use std::fs;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::slice;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use leasehold_e2e::gbs::Nurl;
 use leasehold_e2e::leasehold::Server;
+use leasehold_e2e::pods::copy_folder;
 use leasehold_e2e_services::Balancer;
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 
+use faults::{kill_again_and_again, random};
 use run::{Plan, record, seed};
 
 const PLAN: Plan =
     Plan { clients: 8, time: Duration::from_secs(10), timeout: Duration::from_secs(10), slots_percent: 65 };
-/// How long a server lives between two ends of it.
-const LIFE_MILLISECONDS: std::ops::Range<u64> = 300..2_500;
+
+/// Held by the run that has the machine to itself: runs side by side would only slow each other down.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn by_length(short: Duration, long: Duration) -> Duration {
     if std::env::var_os("LEASEHOLD_LONG").is_some_and(|value| value == "1") { long } else { short }
@@ -50,6 +58,7 @@ fn start(name: &str, parent: &Path) -> Result<(Server, Nurl)> {
 
 #[test]
 fn many_clients_of_one_process_see_one_order() -> Result<()> {
+    let _alone = alone();
     let folder = tempfile::tempdir()?;
     let (mut server, nurl) = start("undisturbed", folder.path())?;
     let plan = Plan { time: by_length(PLAN.time, Duration::from_secs(300)), ..PLAN };
@@ -79,20 +88,14 @@ fn many_clients_of_one_process_see_one_order() -> Result<()> {
 
 #[test]
 fn clients_of_a_process_that_is_killed_again_and_again_see_one_order() -> Result<()> {
+    let _alone = alone();
     let folder = tempfile::tempdir()?;
     let (mut server, nurl) = start("killed", folder.path())?;
     let plan = Plan { time: by_length(Duration::from_secs(15), Duration::from_secs(600)), ..PLAN };
     let seed = seed()?;
-    let mut random = StdRng::seed_from_u64(seed);
     let recorded = record("killed-process", &nurl, &plan, seed, |deadline| {
-        while Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(random.random_range(LIFE_MILLISECONDS)));
-            server.kill()?;
-            server.restart()?;
-        }
-        Ok(())
-    })
-    .with_context(|| folder.path().display().to_string())?;
+        kill_again_and_again(slice::from_mut(&mut server), &mut random(seed, 1), deadline)
+    })?;
     server.expect_running()?;
     recorded.expect_linearizable().with_context(|| server.log_tail())?;
     recorded.expect_counts(&[
@@ -107,6 +110,7 @@ fn clients_of_a_process_that_is_killed_again_and_again_see_one_order() -> Result
 /// What would be wrong with pods if they kept anything to themselves must be seen: here they keep everything.
 #[test]
 fn clients_of_two_processes_that_share_nothing_see_no_order() -> Result<()> {
+    let _alone = alone();
     let folder = tempfile::tempdir()?;
     let (mut first, mut nurl) = start("first", folder.path())?;
     first.terminate()?;
@@ -124,19 +128,5 @@ fn clients_of_two_processes_that_share_nothing_see_no_order() -> Result<()> {
     let verdict = recorded.check(&recorded.path)?;
     ensure!(verdict.is_bad(), "nobody saw that two servers share nothing: {}", verdict.verdict);
     ensure!(verdict.expect_good().is_err_and(|error| error.to_string().contains(&verdict.key)), "nobody is told where");
-    Ok(())
-}
-
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let into = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_folder(&entry.path(), &into)?;
-        } else {
-            fs::copy(entry.path(), into)?;
-        }
-    }
     Ok(())
 }

@@ -24,6 +24,8 @@ use leasehold_core::chunk::ObjectKey;
 
 use publish::{Content, Publisher, Temporaries, Temporary};
 
+/// The folders with store objects, in order of their names; what else is in the directory is not the backend's.
+const OBJECT_FOLDERS: [&str; 2] = ["meta", "shares"];
 /// Most bytes gathered before they are written, and read at once.
 const BLOCK_BYTES_MAX: usize = 128 << 10;
 /// Fewest of them, however many bodies are on their way.
@@ -111,7 +113,12 @@ impl Inner {
     fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> io::Result<ListPage> {
         let mut page = ListPage::default();
         let mut walk = Walk { prefix, after, max, page: &mut page };
-        walk.folder(&self.root.join("shares"), "shares/")?;
+        for folder in OBJECT_FOLDERS {
+            let name = format!("{folder}/");
+            if walk.wants_folder(&name) && !walk.folder(&self.root.join(folder), &name)? {
+                break;
+            }
+        }
         Ok(page)
     }
 }

@@ -283,12 +283,19 @@ pub async fn listings_are_paged_in_order<M: MakeBackend>() {
             expected.insert(name.to_string(), bytes.len() as u64);
         }
     }
+    // Not all objects belong to shares.
+    for name in ["meta/beat/1.2", "meta/deployment/3"] {
+        put(&backend, &ObjectKey::new(name.to_owned()), b"").await;
+        expected.insert(name.to_owned(), 0);
+    }
     let expected: Vec<ListedObject> =
         expected.into_iter().map(|(name, length_bytes)| ListedObject { name, length_bytes }).collect();
     for max in [1, 2, 5, 41, 42, 43, 1000] {
         assert_eq!(list(&backend, "", max).await, expected, "pages of {max}");
     }
-    for prefix in ["shares", "shares/", "shares/a", &expected[20].name[..12], &expected[20].name[..36]] {
+    for prefix in
+        ["meta/beat/", "m", "shares", "shares/", "shares/a", &expected[20].name[..12], &expected[20].name[..36]]
+    {
         let begins: Vec<_> = expected.iter().filter(|object| object.name.starts_with(prefix)).cloned().collect();
         for max in [1, 3, 1000] {
             assert_eq!(list(&backend, prefix, max).await, begins, "{prefix} in pages of {max}");

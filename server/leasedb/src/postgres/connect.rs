@@ -80,9 +80,10 @@ impl PgOptions {
         }
         if !self.pooler {
             let (statement, idle) = (self.statement_timeout.as_millis(), self.idle_in_transaction.as_millis());
+            // Compiling a statement that touches ten rows took half a second: without statistics its cost looks high.
             config.options(format!(
                 "-c search_path={} -c statement_timeout={statement} -c lock_timeout={statement} \
-                 -c idle_in_transaction_session_timeout={idle}",
+                 -c idle_in_transaction_session_timeout={idle} -c jit=off",
                 self.schema
             ));
         }
