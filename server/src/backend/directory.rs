@@ -30,6 +30,8 @@ const BLOCK_BYTES_MAX: usize = 128 << 10;
 const BLOCK_BYTES_MIN: usize = 16 << 10;
 /// What the blocks of all bodies on their way may come to, in bytes.
 const BLOCKS_BYTES: usize = 12 << 20;
+/// Where objects are, in order of names; what else lies in the directory is somebody else's.
+const FOLDERS: [&str; 2] = ["meta/", "shares/"];
 /// Temporary files of dead processes are removed when they are this old.
 const TEMPORARY_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -111,7 +113,11 @@ impl Inner {
     fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> io::Result<ListPage> {
         let mut page = ListPage::default();
         let mut walk = Walk { prefix, after, max, page: &mut page };
-        walk.folder(&self.root.join("shares"), "shares/")?;
+        for folder in FOLDERS {
+            if walk.wants_folder(folder) && !walk.folder(&self.root.join(folder), folder)? {
+                break;
+            }
+        }
         Ok(page)
     }
 }
