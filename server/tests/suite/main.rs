@@ -6,6 +6,7 @@ mod contract_backend;
 mod contract_leasedb;
 mod drain;
 mod gbs;
+mod ground;
 mod hostile;
 mod model;
 mod outage;

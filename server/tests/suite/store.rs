@@ -1,7 +1,9 @@
 //! Traces that once broke the design, as requests on the store: `review.md` A2, A3, A5, A9, A10, A12, A14 and
 //! `accounting.md` B-1, B-3, B-4, B-5, B-9.
 
+mod beats;
 mod held;
+mod merging;
 pub mod site;
 
 use bytes::Bytes;
@@ -411,11 +413,11 @@ async fn b4_an_upload_outlives_the_process() {
     pod.allocate(&alice, share, 100).await;
     pod.store.write_bucket(share, &upload_secret(1), 0..40, body(&pattern(0..40))).await.expect("a part");
     drop(pod);
-    site.reopen();
+    site.reopen().await;
     let pod = site.pod(site.objects.clone());
     let written = pod.store.write_bucket(share, &upload_secret(1), 40..100, body(&pattern(40..100))).await;
     assert!(written.expect("goes on").finished);
-    site.reopen();
+    site.reopen().await;
     assert_eq!(site.pod(site.objects.clone()).read(ShareKind::Immutable, share).await, pattern(0..100));
     site.assert_clean(&["alice"], &[1]).await;
 }
@@ -443,7 +445,7 @@ async fn b5_ended_uploads_and_removed_shares_leave_nothing() {
         site.clock.advance(9 * DAY_SECONDS);
         pod.store.collect(|_| ()).await.expect("sweep");
     }
-    let left = site.objects.list("", None, 100).await.expect("list").objects;
+    let left = site.listed("").await;
     assert!(left.is_empty(), "{left:?}");
     site.assert_clean(&["alice"], &[1, 2]).await;
 }

@@ -14,9 +14,11 @@ use futures_util::stream::{self, StreamExt};
 
 use super::values::{Tasks, body, broken_body, read_all, share_id};
 use crate::backend::{Backend, BackendError, ListedObject};
+use crate::beat::{BEAT_FOLDER, BeatName, MARK_FOLDER, mark};
 use crate::chunk::{ObjectKey, ObjectName, StoreObject, folder};
 use crate::clock::{Clock, Entropy};
 use crate::id::{AccountId, ShareId};
+use crate::leasedb::Epoch;
 use crate::testing::clock::ManualClock;
 
 /// Where a backend under test keeps its objects, as far as a case may look behind the trait.
@@ -64,6 +66,7 @@ macro_rules! backend_contract {
             many_puts_at_once_into_a_new_folder_succeed,
             listings_are_paged_in_order,
             a_prefix_is_no_more_than_a_prefix,
+            objects_that_belong_to_no_share_are_listed_too,
             deleting_one_share_leaves_shares_with_longer_numbers,
             a_folder_that_vanishes_under_a_put_is_made_again,
             two_processes_on_one_place_do_not_disturb_each_other,
@@ -330,6 +333,23 @@ pub async fn a_prefix_is_no_more_than_a_prefix<M: MakeBackend>() {
     let mut ones = vec![all[&1].clone(), all[&10].clone(), all[&19].clone(), all[&100].clone()];
     ones.sort();
     assert_eq!(below("1").await, ones, "a prefix is compared byte by byte");
+}
+
+pub async fn objects_that_belong_to_no_share_are_listed_too<M: MakeBackend>() {
+    let ((backend, _place), names) = (M::make().await, Names::new());
+    let nonce = names.entropy.object_id(names.clock.now());
+    let beats = [7, 8].map(|beat| BeatName { epoch: Epoch(1), beat, nonce }.key());
+    let all = [&beats[..], &[mark(nonce), names.next(share_id(1, 0))]].concat();
+    for name in &all {
+        put(&backend, name, b"").await;
+    }
+    let text = |names: &[ObjectKey]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names_below(&backend, BEAT_FOLDER).await, text(&beats));
+    assert_eq!(names_below(&backend, MARK_FOLDER).await, text(&all[2..3]));
+    assert_eq!(names_below(&backend, "shares/").await, text(&all[3..]));
+    assert_eq!(names_below(&backend, "").await, text(&all));
+    backend.delete(&beats[0]).await.expect("delete");
+    assert_eq!(names_below(&backend, BEAT_FOLDER).await, text(&beats[1..]));
 }
 
 pub async fn deleting_one_share_leaves_shares_with_longer_numbers<M: MakeBackend>() {

@@ -328,7 +328,7 @@ impl World {
                 named.extend(row.locator.objects().into_iter().map(|object| ObjectName::new(id, object)));
             }
         }
-        let page = self.objects.list("", None, 100_000).await.map_err(|error| format!("list: {error:?}"))?;
+        let page = self.objects.list("shares/", None, 100_000).await.map_err(|error| format!("list: {error:?}"))?;
         let (mut count, mut left) = (0, Vec::new());
         for listed in page.objects {
             let name: ObjectName = listed.name.parse().map_err(|_| format!("a strange name: {}", listed.name))?;

@@ -1,4 +1,4 @@
-//! A lease database and a directory, and stores over them as several pods would have them.
+//! A lease database and a backend, and stores over them as several pods would have them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,52 +6,53 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use leasehold_core::accountant::{Accountant, Session};
-use leasehold_core::backend::Backend;
+use leasehold_core::backend::{Backend, ListedObject};
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::{Clock, Entropy};
 use leasehold_core::id::{ShareId, ShareNumber};
-use leasehold_core::lease::LeaseTerms;
 use leasehold_core::leasedb::{AccountChange, CreateOutcome, LeaseDb};
 use leasehold_core::share::ShareKind;
 use leasehold_core::slot::{ReadTestWrite, ShareVectors, WriteVector};
 use leasehold_core::store::{ShareSlice, Store, StoreOptions};
 use leasehold_core::testing::clock::ManualClock;
 use leasehold_core::testing::{body, credential, enabler, storage_index, upload_secret};
-use leasehold_leasedb::sqlite::SqliteLeaseDb;
-use leasehold_server::backend::directory::DirectoryBackend;
-use tempfile::TempDir;
 
-use crate::places;
+use crate::ground::{Ground, OneMachine};
 
 /// How long uploads may rest, in seconds: the default of the options.
 pub const IDLE_SECONDS: i64 = 30 * 60;
 
 /// What all pods share.
-pub struct Site {
+pub struct Site<G: Ground = OneMachine> {
     pub clock: ManualClock,
-    pub db: SqliteLeaseDb,
-    pub objects: DirectoryBackend,
+    pub db: G::Db,
+    pub objects: G::Objects,
+    pub ground: G,
     pods: AtomicU64,
-    folder: TempDir,
 }
 
 /// One pod's store, with the sentences that the tests are made of.
-pub struct Pod<B> {
-    pub store: Store<SqliteLeaseDb, B>,
+pub struct Pod<L, B> {
+    pub store: Store<L, B>,
 }
 
 impl Site {
     pub async fn new() -> Self {
-        let (folder, clock) = (places::folder(), ManualClock::default());
-        let db = places::lease_db(folder.path(), Arc::new(clock.clone()), LeaseTerms::default());
-        let objects = places::backend(folder.path());
-        Self { clock, db, objects, pods: AtomicU64::new(0), folder }
+        Self::make().await
+    }
+}
+
+impl<G: Ground> Site<G> {
+    pub async fn make() -> Self {
+        let (ground, clock) = (G::make().await, ManualClock::default());
+        let (db, objects) = (ground.open_db(&clock).await, ground.open_objects());
+        Self { clock, db, objects, ground, pods: AtomicU64::new(0) }
     }
 
-    /// All processes died; others begin with what is in the folder.
-    pub fn reopen(&mut self) {
-        self.db = places::lease_db(self.folder.path(), Arc::new(self.clock.clone()), LeaseTerms::default());
-        self.objects = places::backend(self.folder.path());
+    /// All processes died; others begin with what they left.
+    pub async fn reopen(&mut self) {
+        self.db = self.ground.open_db(&self.clock).await;
+        self.objects = self.ground.open_objects();
     }
 
     pub fn now(&self) -> i64 {
@@ -60,20 +61,33 @@ impl Site {
 
     /// A store with an entropy of its own over this database and backend.
     pub fn store<L: LeaseDb, B: Backend>(&self, db: L, backend: B) -> Store<L, B> {
-        let entropy = Entropy::from_seed(self.pods.fetch_add(1, Ordering::SeqCst));
-        Store::new(Arc::new(db), Arc::new(backend), entropy, StoreOptions::default())
+        self.store_with(db, backend, StoreOptions::default())
     }
 
-    pub fn pod<B: Backend>(&self, backend: B) -> Pod<B> {
+    pub fn store_with<L: LeaseDb, B: Backend>(&self, db: L, backend: B, options: StoreOptions) -> Store<L, B> {
+        let entropy = Entropy::from_seed(self.pods.fetch_add(1, Ordering::SeqCst));
+        Store::new(Arc::new(db), Arc::new(backend), entropy, options)
+    }
+
+    pub fn pod<B: Backend>(&self, backend: B) -> Pod<G::Db, B> {
         Pod { store: self.store(self.db.clone(), backend) }
+    }
+
+    /// A pod with a lease database and a backend of its own: it shares nothing with others in this process.
+    pub async fn far_pod(&self) -> Pod<G::Db, G::Objects> {
+        Pod { store: self.store(self.ground.open_db(&self.clock).await, self.ground.open_objects()) }
+    }
+
+    /// What the backend has under a prefix.
+    pub async fn listed(&self, prefix: &str) -> Vec<ListedObject> {
+        let page = self.objects.list(prefix, None, 10_000).await.expect("list");
+        assert!(page.next.is_none(), "more than a test makes");
+        page.objects
     }
 
     /// Makes an account and opens it.
     pub async fn account(&self, name: &str) -> Arc<Session> {
-        let made = self.db.create_account(name.to_owned(), AccountChange::default(), credential(name)).await;
-        assert!(matches!(made.expect("create_account"), CreateOutcome::Created(_)));
-        let accountant = Accountant::open(Arc::new(self.db.clone())).await.expect("an accountant");
-        accountant.session(&credential(name)).await.expect("session").expect("valid")
+        create_in(Arc::new(self.db.clone()), name).await
     }
 
     /// Used and reserved bytes.
@@ -100,7 +114,7 @@ impl Site {
                 named.extend(row.locator.objects().into_iter().map(|object| ObjectName::new(id, object)));
             }
         }
-        for listed in self.objects.list("", None, 10_000).await.expect("list").objects {
+        for listed in self.listed("shares/").await {
             let name: ObjectName = listed.name.parse().expect("one of ours");
             let marker =
                 matches!(name.object, StoreObject::SlotMarker { .. }) && slots.remove(&name.share.storage_index);
@@ -131,7 +145,7 @@ impl Site {
     }
 }
 
-impl<B: Backend> Pod<B> {
+impl<L: LeaseDb, B: Backend> Pod<L, B> {
     /// Begins the upload of one share under upload secret 1.
     pub async fn allocate(&self, session: &Session, share: ShareId, size: u64) {
         self.store.refresh_space().await.expect("room is known");
@@ -169,6 +183,18 @@ impl<B: Backend> Pod<B> {
         let slice = self.slice(kind, share).await;
         self.store.read_slice(&slice).await.expect("readable").to_vec()
     }
+}
+
+/// Makes an account in the lease database of a store and opens it.
+pub async fn create<L: LeaseDb, B: Backend>(store: &Store<L, B>, name: &str) -> Arc<Session> {
+    create_in(store.db().clone(), name).await
+}
+
+async fn create_in<L: LeaseDb>(db: Arc<L>, name: &str) -> Arc<Session> {
+    let made = db.create_account(name.to_owned(), AccountChange::default(), credential(name)).await;
+    assert!(matches!(made.expect("create_account"), CreateOutcome::Created(_)));
+    let accountant = Accountant::open(db).await.expect("an accountant");
+    accountant.session(&credential(name)).await.expect("session").expect("valid")
 }
 
 /// A request on one share.
