@@ -130,6 +130,16 @@ impl Server {
         self.process.take().with_context(|| format!("{} is not started", self.name))?.kill()
     }
 
+    /// Stops the process in the middle of whatever it does (SIGSTOP): connections stay, answers do not come.
+    pub fn freeze(&self) -> Result<()> {
+        self.process.as_ref().with_context(|| format!("{} is not started", self.name))?.freeze()
+    }
+
+    /// Lets a frozen process go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.process.as_ref().with_context(|| format!("{} is not started", self.name))?.thaw()
+    }
+
     /// Ends the server with SIGINT and demands that it ends well. (After SIGTERM it would drain for as long as clients
     /// come, and the tests' clients always do.)
     pub fn terminate(&mut self) -> Result<()> {
@@ -211,6 +221,11 @@ impl Server {
     fn command(&self, group: &str, arguments: &[&str]) -> Result<Value> {
         let mut command = Command::new(binary()?);
         command.arg(group).args(arguments).arg("--data-dir").arg(self.data_dir()).args(["--output", "json"]);
+        // It says where the lease database is, if that is not in the data directory.
+        let config = self.root.join("config.toml");
+        if config.exists() {
+            command.arg("--config").arg(config);
+        }
         let text = run_ok(&mut command, COMMAND_TIMEOUT)?;
         serde_json::from_str(&text).with_context(|| format!("{command:?} printed no JSON: {text}"))
     }

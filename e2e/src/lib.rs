@@ -12,6 +12,7 @@ pub mod dev;
 pub mod gbs;
 pub mod history;
 pub mod leasehold;
+pub mod pods;
 pub mod reference;
 pub mod tahoe;
 pub mod venv;
