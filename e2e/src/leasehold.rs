@@ -221,6 +221,11 @@ impl Server {
     fn command(&self, group: &str, arguments: &[&str]) -> Result<Value> {
         let mut command = Command::new(binary()?);
         command.arg(group).args(arguments).arg("--data-dir").arg(self.data_dir()).args(["--output", "json"]);
+        // It says where the lease database is, if that is not in the data directory.
+        let config = self.root.join("config.toml");
+        if config.exists() {
+            command.arg("--config").arg(config);
+        }
         let text = run_ok(&mut command, COMMAND_TIMEOUT)?;
         serde_json::from_str(&text).with_context(|| format!("{command:?} printed no JSON: {text}"))
     }

@@ -16,7 +16,7 @@ use crate::leasehold::{Credentials, Server, binary};
 use crate::process::run_ok;
 
 /// The database of a deployment.
-const DATABASE: &str = "leasehold";
+pub const DATABASE: &str = "leasehold";
 
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -27,13 +27,32 @@ pub struct PodsOptions {
     pub pods: usize,
     /// Whether PostgreSQL has a synchronous standby that can take over.
     pub standby: bool,
-    /// More configuration of the pods, as TOML.
+    /// Whether PostgreSQL syncs its commits to the disk, as in production.
+    pub durable: bool,
+    /// Whether pods reach the services without a proxy, for measurements.
+    pub direct: bool,
+    /// Connections that each process may have to PostgreSQL.
+    pub connections_max: usize,
+    /// More lines of the table `[server]` of the pods' configuration.
+    pub server: String,
+    /// More lines of the table `[storage.s3]`.
+    pub s3: String,
+    /// More configuration of the pods, as TOML: other tables.
     pub config: String,
 }
 
 impl Default for PodsOptions {
     fn default() -> Self {
-        Self { pods: 3, standby: false, config: String::new() }
+        Self {
+            pods: 3,
+            standby: false,
+            durable: false,
+            direct: false,
+            connections_max: 16,
+            server: String::new(),
+            s3: String::new(),
+            config: String::new(),
+        }
     }
 }
 
@@ -70,7 +89,7 @@ impl Services {
         let store = Minio::shared()?;
         let bucket = format!("{name}-{}", BUCKETS.fetch_add(1, Ordering::Relaxed));
         store.make_bucket(&bucket)?;
-        let primary = Postgres::start(&PostgresOptions::default())?;
+        let primary = Postgres::start(&PostgresOptions { durable: options.durable, ..PostgresOptions::default() })?;
         primary.create_database(DATABASE)?;
         let (database, s3) = (TcpProxy::start(primary.address())?, S3Proxy::start(store)?);
         let mut services = Self { database, s3, primary, standby: None, store, bucket };
@@ -100,26 +119,32 @@ impl Services {
     }
 
     /// The part of the configuration that tells a pod where its services are. Secrets are in files in `folder`.
-    fn config(&self, folder: &Path) -> Result<String> {
+    fn config(&self, folder: &Path, options: &PodsOptions) -> Result<String> {
         let file = |name: &str, secret: &str| -> Result<PathBuf> {
             let path = folder.join(name);
             fs::write(&path, secret).with_context(|| format!("write {}", path.display()))?;
             Ok(path)
         };
         let credentials = self.store.credentials();
-        let database = self.database.address();
+        let (database, endpoint) = if options.direct {
+            (self.primary.address(), self.store.endpoint())
+        } else {
+            (self.database.address(), self.s3.endpoint())
+        };
         Ok(format!(
             "[database]\nhost = \"{}\"\nport = {}\nname = \"{DATABASE}\"\nuser = \"{SUPERUSER}\"\ntls = \"disable\"\n\
-             synchronous_standby = {}\n\
+             connections_max = {}\nsynchronous_standby = {}\n\
              [storage.s3]\nbucket = \"{}\"\nendpoint = \"{}\"\nallow_insecure = true\n\
-             access_key_id_file = {:?}\nsecret_access_key_file = {:?}\n",
+             access_key_id_file = {:?}\nsecret_access_key_file = {:?}\n{}\n",
             database.ip(),
             database.port(),
+            options.connections_max,
             self.standby.is_some(),
             self.bucket,
-            self.s3.endpoint(),
+            endpoint,
             file("access-key-id", &credentials.access_key)?,
             file("secret-access-key", &credentials.secret_key)?,
+            options.s3,
         ))
     }
 }
@@ -130,10 +155,11 @@ impl Pods {
     /// # Errors
     /// If something does not start; then with the end of its log.
     pub fn start(name: &str, parent: &Path, options: &PodsOptions) -> Result<Self> {
+        fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
         let services = Services::start(name, options)?;
         let balancer = Balancer::start(&[])?;
-        let advertise = format!("[server]\nadvertise = \"{}\"\n", balancer.address());
-        let config = format!("{advertise}{}{}", services.config(parent)?, options.config);
+        let server = format!("[server]\nadvertise = \"{}\"\n{}\n", balancer.address(), options.server);
+        let config = format!("{server}{}{}", services.config(parent, options)?, options.config);
         let prepared = parent.join("prepared");
         let credentials = prepare(&prepared, &config)?;
         let mut servers = Vec::new();
