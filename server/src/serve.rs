@@ -279,7 +279,10 @@ async fn keep_clean<L: LeaseDb, B: Backend>(
     seconds: u64,
     drain: Drain,
 ) {
-    while seconds > 0 {
+    if seconds == 0 {
+        return;
+    }
+    loop {
         match store.collect(|_| ()).await {
             Ok(collected) => {
                 metrics.uploads_expired.inc_by(collected.uploads_ended);
