@@ -9,6 +9,7 @@ mod draining;
 mod files;
 mod logs;
 mod mutable;
+mod pods;
 mod quota;
 mod repair;
 
