@@ -122,17 +122,22 @@ pub(super) fn pool(options: &PgOptions) -> Result<Pool> {
         recycle: Some(options.connect_timeout),
     };
     let builder = Pool::builder(manager).max_size(options.connections_max).timeouts(timeouts).runtime(Runtime::Tokio1);
-    let builder = builder.post_create(Hook::async_fn(|client, _| Box::pin(writable(client))));
-    let builder = builder.pre_recycle(Hook::async_fn(|client, metrics| {
+    let patience = options.connect_timeout;
+    let builder = builder.post_create(Hook::async_fn(move |client, _| Box::pin(writable(client, patience))));
+    let builder = builder.pre_recycle(Hook::async_fn(move |client, metrics| {
         let rested = metrics.last_used() > REST;
-        Box::pin(async move { if rested { writable(client).await } else { Ok(()) } })
+        Box::pin(async move { if rested { writable(client, patience).await } else { Ok(()) } })
     }));
     builder.build().map_err(|error| LeaseDbError::Unavailable(Box::new(error)))
 }
 
-/// Refuses a server that is in recovery or read-only: a standby, or a primary that was replaced.
-async fn writable(client: &deadpool_postgres::ClientWrapper) -> std::result::Result<(), HookError> {
-    let read_only = client.simple_query("SHOW transaction_read_only").await.map_err(HookError::Backend)?;
+/// Refuses a server that is in recovery or read-only: a standby, or a primary that was replaced; and one that does not
+/// say so in time.
+async fn writable(client: &deadpool_postgres::ClientWrapper, patience: Duration) -> std::result::Result<(), HookError> {
+    let read_only = tokio::time::timeout(patience, client.simple_query("SHOW transaction_read_only"))
+        .await
+        .map_err(|_| HookError::message("the server does not answer"))?
+        .map_err(HookError::Backend)?;
     let is_on = read_only
         .iter()
         .any(|message| matches!(message, tokio_postgres::SimpleQueryMessage::Row(row) if row.get(0) == Some("on")));

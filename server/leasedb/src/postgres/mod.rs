@@ -105,7 +105,11 @@ impl PgLeaseDb {
 
     async fn connect(&self) -> Result<tx::Connection> {
         let begin = std::time::Instant::now();
-        let object = self.0.pool.get().await.map_err(connect::unavailable)?;
+        // The pool bounds neither the look at a connection that rested nor how many it looks at, one after the other.
+        let object = tokio::time::timeout(self.0.patience, self.0.pool.get())
+            .await
+            .map_err(|_| LeaseDbError::Unavailable(Box::new(tx::Failure::Silent(self.0.patience))))?
+            .map_err(connect::unavailable)?;
         self.0.metrics.waited(begin.elapsed());
         Ok(tx::Connection::new(object, self.0.prepared, self.0.patience))
     }
