@@ -61,16 +61,22 @@ async fn record(tx: &mut Tx<'_>, request: &RecordChunks) -> Decided<RecordOutcom
     let share = request.share;
     let (index, shnum) = (si(share.storage_index), shnum(share));
     let reads = [call!(UPLOADER, index, shnum), call!(UPLOADER_SHARES, index, shnum)];
-    let [first, shares] = tx.read(reads).await?;
+    // Chunks are read along where the caller has seen some. Where it has seen none, an upload that has some by now is
+    // stale, and then nobody looks at them.
+    let [first, shares, chunks] = if request.seen_received_bytes > 0 {
+        let [first, shares] = reads;
+        tx.read([first, shares, call!(CHUNKS, index, shnum)]).await?
+    } else {
+        let [first, shares] = tx.read(reads).await?;
+        [first, shares, Vec::new()]
+    };
     let (epoch, _) = load::header(tx.db(), &first)?;
     let Some(mut upload) = load::upload(&first[0], 9, share.storage_index, epoch)? else {
         return decided((RecordOutcome::Gone, Vec::new()));
     };
     let view = load::view(tx.db(), &first, &[], &shares, upload.account)?;
-    if upload.received_bytes > 0 {
-        let [chunks] = tx.read([call!(CHUNKS, index, shnum)]).await?;
-        upload.chunks =
-            chunks.iter().map(|row| load::chunk(row, 0)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    for row in &chunks {
+        upload.chunks.extend(load::chunk(row, 0)?);
     }
     let garbage = if request.found { garbage_names(tx, share).await? } else { HashSet::new() };
     let holders = if has_lost(&view, share.number) { holders(tx, share.storage_index).await? } else { Vec::new() };
