@@ -148,7 +148,12 @@ impl PgLeaseDb {
             Err(error) => return Err(error),
         };
         match version.and_then(|version| u32::try_from(version).ok()) {
-            None => return refuse("it has no schema of Leasehold yet; run `leasehold migrate`".to_owned()),
+            None => {
+                return refuse(
+                    "it has no schema of Leasehold yet, or none that this role may see; run `leasehold migrate`"
+                        .to_owned(),
+                );
+            }
             Some(version) if version < SCHEMA_VERSION => {
                 return refuse(format!(
                     "its schema is version {version}, {SCHEMA_VERSION} is wanted; run `leasehold migrate`"

@@ -34,14 +34,14 @@ pub struct Migrated {
     pub version: u32,
 }
 
-/// Tables with the rights of the server, the operator and maintenance on them.
+/// Tables with the rights of the server, the operator and maintenance on them. Who locks a row needs UPDATE on a column.
 const RIGHTS: [(&str, &str, &str, &str); 14] = [
-    ("deployment", "SELECT, UPDATE", "SELECT, UPDATE", "SELECT, UPDATE"),
+    ("deployment", "SELECT, UPDATE (epoch, mode)", "SELECT, UPDATE (accounts_version)", "SELECT, UPDATE (epoch, mode)"),
     ("beats", "SELECT, UPDATE", "SELECT", "SELECT, UPDATE"),
     ("losses", "SELECT, INSERT", "SELECT", "SELECT, INSERT"),
-    ("accounts", "SELECT, UPDATE", "SELECT, INSERT, UPDATE", "SELECT, UPDATE"),
+    ("accounts", "SELECT", "SELECT, INSERT, UPDATE", "SELECT"),
     ("account_usage", "SELECT, UPDATE", "SELECT, INSERT", "SELECT, UPDATE"),
-    ("account_credentials", "SELECT, UPDATE", "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
+    ("account_credentials", "SELECT, UPDATE (last_used_at)", "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
     ("shares", "SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"),
     ("leases", "SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"),
     ("slots", "SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"),
