@@ -15,6 +15,7 @@ pub mod balancer;
 pub mod certificates;
 pub mod http1;
 pub mod minio;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
@@ -26,6 +27,7 @@ pub mod sigv4;
 
 pub use balancer::Balancer;
 pub use minio::{Minio, MinioOptions};
+pub use pgbouncer::PgBouncer;
 pub use postgres::{Postgres, PostgresOptions};
 pub use proxy::TcpProxy;
 pub use s3_proxy::S3Proxy;

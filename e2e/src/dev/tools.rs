@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use leasehold_e2e_services::postgres;
+use leasehold_e2e_services::{pgbouncer, postgres};
 
 use super::Missing;
 use super::steps::execute;
@@ -79,15 +79,20 @@ pub fn provide_compilers() -> Result<()> {
     Err(Missing(format!("a C or C++ compiler is missing; on Debian: apt-get install {}", packages.join(" "))).into())
 }
 
-/// Demands the programs of PostgreSQL; installs them where possible.
+/// Demands the programs of PostgreSQL and of its pooler; installs them where possible.
 pub fn provide_postgres() -> Result<()> {
-    let Err(error) = postgres::find_programs() else { return Ok(()) };
+    // The packages start servers of their own where the machine runs services; the tests do not look at them.
+    provide_package("postgresql", postgres::find_programs)?;
+    provide_package("pgbouncer", || pgbouncer::find_program().map(drop))
+}
+
+fn provide_package(package: &str, find: fn() -> Result<()>) -> Result<()> {
+    let Err(error) = find() else { return Ok(()) };
     if !can_install_packages() {
         return Err(Missing(format!("{error:#}")).into());
     }
-    // The package starts a server of its own where the machine runs services; the tests do not look at it.
-    install_packages(&["postgresql"])?;
-    postgres::find_programs()
+    install_packages(&[package])?;
+    find()
 }
 
 /// Where everything lies that this tool installs.

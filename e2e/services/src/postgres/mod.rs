@@ -4,7 +4,7 @@
 //! end processes, which loses nothing that was written, and never the machine.
 
 mod client;
-mod programs;
+pub(crate) mod programs;
 mod standby;
 
 use std::fs;

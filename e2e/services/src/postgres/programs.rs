@@ -35,8 +35,7 @@ impl Programs {
                        (`cargo dev test` does it)";
         let in_path = env::var_os("PATH").into_iter().flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());
         let folder = in_path.chain(debian_folders()).find(|folder| is_complete(folder)).context(missing)?;
-        let owner = if geteuid().is_root() { Some(other_user()?) } else { None };
-        Ok(Self { folder, owner })
+        Ok(Self { folder, owner: owner()? })
     }
 
     /// A command that runs one of the programs as the right user, in `folder`.
@@ -54,6 +53,11 @@ impl Programs {
         }
         command
     }
+}
+
+/// The user to run as where this is root, which neither the server nor its pooler will work for.
+pub fn owner() -> Result<Option<Owner>> {
+    if geteuid().is_root() { other_user().map(Some) } else { Ok(None) }
 }
 
 fn is_complete(folder: &Path) -> bool {
