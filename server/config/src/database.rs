@@ -35,8 +35,8 @@ pub struct Database {
     pub statement_timeout_seconds: u64,
     /// How long a transaction may rest between statements.
     pub idle_in_transaction_seconds: u64,
-    /// Whether a transaction pooler (PgBouncer) stands in between. Set the three limits, and `jit = off`, for the role
-    /// then.
+    /// Whether a transaction pooler (PgBouncer) stands in between. Set `search_path` to the schema, the three limits, and
+    /// `jit = off` for the role then.
     pub pooler: bool,
     /// Whether no acknowledged commit is lost when a standby takes over. Where this is false, a takeover is treated as
     /// a loss: nothing is deleted until somebody has looked.

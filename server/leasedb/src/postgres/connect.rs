@@ -57,8 +57,8 @@ pub struct PgOptions {
     pub statement_timeout: Duration,
     /// The longest that a transaction may rest between statements.
     pub idle_in_transaction: Duration,
-    /// Whether a transaction pooler stands in between: statements are not prepared then, and the limits above must be
-    /// set for the role.
+    /// Whether a transaction pooler stands in between: statements are not prepared then, and the schema, as
+    /// `search_path`, and the limits above must be set for the role.
     pub pooler: bool,
 }
 
