@@ -222,7 +222,7 @@ async fn upload_at_the_edge(pod: Arc<FarPod>, session: Arc<Session>, uploader: u
     let mut random = StdRng::seed_from_u64(seed + uploader);
     for round in 0..6u8 {
         let size = random.random_range(1..1200u64);
-        if uploader % 4 == 0 {
+        if uploader.is_multiple_of(4) {
             let number = uploader as u8 / 4;
             let request = one_share(number, replaced(size));
             let payload = Bytes::from(pattern(0..size));
