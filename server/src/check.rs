@@ -5,12 +5,13 @@ use std::path::Path;
 use leasehold_config::{Config, Size};
 use leasehold_core::clock::{Entropy, SystemClock};
 use leasehold_core::leasedb::{Deployment, LeaseDb, Mode};
+use leasehold_core::store::{Claim, Store, StoreOptions};
 use leasehold_leasedb::AnyLeaseDb;
 use prometheus_client::registry::Registry;
 
 use crate::backend::s3::{S3Backend, S3Metrics};
 use crate::datadir::DataDir;
-use crate::places::open_lease_db;
+use crate::places::{foreign, open_backend, open_lease_db};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,12 +88,31 @@ pub async fn check(config: &Config, path: &Path) -> Vec<Finding> {
         }
     }
     let mut found = |level, text: String| findings.push(Finding { level, text });
-    match &data {
+    let nowhere = DataDir::nowhere();
+    let db = match &data {
         Some(data) => check_database(config, data, &mut found).await,
-        None if config.database.is_some() => check_database(config, &DataDir::nowhere(), &mut found).await,
-        None => {}
+        None if config.database.is_some() => check_database(config, &nowhere, &mut found).await,
+        None => None,
+    };
+    let data = data.as_ref().unwrap_or(&nowhere);
+    let has_backend = config.storage.s3.is_some() || data.path().join("shares").is_dir();
+    if let Some(db) = db.filter(|_| has_backend) {
+        check_owner(config, data, db, &mut found).await;
     }
     findings
+}
+
+/// Looks whether the backend belongs to the lease database.
+async fn check_owner(config: &Config, data: &DataDir, db: AnyLeaseDb, found: &mut impl FnMut(Level, String)) {
+    // What keeps it from being opened was told before.
+    let Ok(backend) = open_backend(config, data, &mut Registry::default()) else { return };
+    let store = Store::new(db.into(), backend.into(), Entropy::from_os(), StoreOptions::default());
+    match store.backend_owner().await {
+        Ok(Some(Claim::Ours)) => found(Level::Ok, "the backend belongs to the lease database".to_owned()),
+        Ok(Some(Claim::Foreign { theirs, ours })) => found(Level::Error, foreign(&theirs, &ours)),
+        Ok(None) => {}
+        Err(error) => found(Level::Error, format!("cannot find out whose the backend is: {error}")),
+    }
 }
 
 fn check_disk(config: &Config, data: &DataDir, found: &mut impl FnMut(Level, String)) {
@@ -113,10 +133,14 @@ fn check_disk(config: &Config, data: &DataDir, found: &mut impl FnMut(Level, Str
     }
 }
 
-async fn check_database(config: &Config, data: &DataDir, found: &mut impl FnMut(Level, String)) {
+/// Looks at the lease database; gives it if it can be opened.
+async fn check_database(config: &Config, data: &DataDir, found: &mut impl FnMut(Level, String)) -> Option<AnyLeaseDb> {
     let db = match open_lease_db(config, data, &mut Registry::default()).await {
         Ok(db) => db,
-        Err(error) => return found(Level::Error, format!("{error:#}")),
+        Err(error) => {
+            found(Level::Error, format!("{error:#}"));
+            return None;
+        }
     };
     if let AnyLeaseDb::Sqlite(db) = &db {
         match db.check_integrity().await {
@@ -143,4 +167,5 @@ async fn check_database(config: &Config, data: &DataDir, found: &mut impl FnMut(
         }
         Err(error) => found(Level::Error, format!("accounts cannot be listed: {error}")),
     }
+    Some(db)
 }

@@ -77,13 +77,18 @@ pub async fn open_store(config: &Config, db: AnyLeaseDb, backend: AnyBackend) ->
     let store = Store::new(db.into(), backend.into(), Entropy::from_os(), options(config));
     match store.claim_backend().await.context("cannot find out whose the backend is")? {
         Claim::Ours => {}
-        Claim::Foreign { theirs, ours } => bail!(
-            "the backend belongs to another deployment: it is marked {theirs}, this database's mark would be {ours}; \
-             use an empty S3 bucket or prefix, or the database that knows what is in this one"
-        ),
+        Claim::Foreign { theirs, ours } => bail!(foreign(&theirs, &ours)),
     }
     store.refresh_space().await.context("cannot measure the backend's room")?;
     Ok(store)
+}
+
+/// Says that a backend belongs to another deployment.
+pub(crate) fn foreign(theirs: &str, ours: &str) -> String {
+    format!(
+        "the backend belongs to another deployment: it is marked {theirs}, this database's mark would be {ours}; \
+         use an empty S3 bucket or prefix, or the database that knows what is in this one"
+    )
 }
 
 const fn options(config: &Config) -> StoreOptions {

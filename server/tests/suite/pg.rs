@@ -54,7 +54,12 @@ impl PgDatabase {
             .await;
         let name = format!("test_{}", MADE.fetch_add(1, Ordering::Relaxed));
         let clone = name.clone();
-        blocking(move || postgres.clone_database(TEMPLATE_NAME, &clone).map(drop)).await;
+        blocking(move || {
+            postgres.clone_database(TEMPLATE_NAME, &clone)?;
+            // A copy is a deployment of its own.
+            postgres.query(&clone, "UPDATE leasehold.deployment SET deployment_id = gen_random_uuid()").map(drop)
+        })
+        .await;
         Self { options: options(postgres.address(), postgres, &name), name }
     }
 

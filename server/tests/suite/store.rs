@@ -4,6 +4,7 @@
 mod beats;
 mod held;
 mod merging;
+mod pods;
 pub mod site;
 
 use bytes::Bytes;

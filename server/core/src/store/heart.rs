@@ -28,27 +28,33 @@ const LIST_AT_ONCE: usize = 1000;
 const DOUBT_SECONDS: i64 = 1;
 
 impl<L: LeaseDb, B: Backend> Store<L, B> {
+    /// Whose the backend is; `None`: nobody's yet. Changes nothing.
+    ///
+    /// # Errors
+    /// The lease database or the backend does not answer.
+    pub async fn backend_owner(&self) -> Result<Option<Claim>> {
+        let ours = self.db.deployment().await?.id;
+        let mut owner = None;
+        for name in self.names(MARK_FOLDER).await? {
+            match marked_deployment(&name) {
+                Some(id) if id == ours => owner = Some(Claim::Ours),
+                _ => return Ok(Some(Claim::Foreign { theirs: name, ours: mark(ours).to_string() })),
+            }
+        }
+        Ok(owner)
+    }
+
     /// Makes sure that the backend is this deployment's own, and marks it as such the first time.
     ///
     /// # Errors
     /// The lease database or the backend does not answer.
     pub async fn claim_backend(&self) -> Result<Claim> {
-        let ours = self.db.deployment().await?.id;
-        let mut marked = false;
-        // Looked at again after the mark was put: two deployments that begin at once must both see it.
-        for attempt in 0..2 {
-            for name in self.names(MARK_FOLDER).await? {
-                match marked_deployment(&name) {
-                    Some(id) if id == ours => marked = true,
-                    _ => return Ok(Claim::Foreign { theirs: name, ours: mark(ours).to_string() }),
-                }
-            }
-            if marked || attempt > 0 {
-                break;
-            }
-            self.put_empty(&mark(ours)).await?;
+        if let Some(owner) = self.backend_owner().await? {
+            return Ok(owner);
         }
-        Ok(Claim::Ours)
+        self.put_empty(&mark(self.db.deployment().await?.id)).await?;
+        // Looked at again after the mark was put: two deployments that begin at once must both see it.
+        Ok(self.backend_owner().await?.unwrap_or(Claim::Ours))
     }
 
     /// Lets the heart beat if it is time: compares what the backend has with what the database remembers, and puts the

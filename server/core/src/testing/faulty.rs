@@ -2,7 +2,8 @@
 //!
 //! [`Faults`] numbers every call that an operation makes of either trait: that is its list of I/O call sites. A plan
 //! names one of these calls and what happens there. A crash is a call that never returns: [`Faults::run`] notices it
-//! and drops the operation, as a process that dies would. The ledger remembers which operation met which site, and
+//! and drops the operation, as a process that dies would. A freeze is a call that is made when the test says so: whatever
+//! happens meanwhile, happens while the process sleeps. The ledger remembers which operation met which site, and
 //! which faults struck there, so that a test can tell that none was forgotten. Beside plans there are outages: all calls
 //! of one trait fail until it is over.
 
@@ -52,18 +53,22 @@ pub enum Fault {
     BrokenStream,
     /// A get gives half of the bytes, then the process dies.
     CrashInStream,
+    /// The call is made late: after [`Faults::thaw`].
+    Freeze,
 }
 
 impl Fault {
     /// The faults that can strike at a site.
     pub fn at(site: Site) -> &'static [Self] {
         use Fault::{
-            BrokenStream, CrashAfter, CrashBefore, CrashInStream, ErrorAfter, ErrorBefore, TornCrash, TornError,
+            BrokenStream, CrashAfter, CrashBefore, CrashInStream, ErrorAfter, ErrorBefore, Freeze, TornCrash, TornError,
         };
         match site {
-            Site::Backend("put") => &[ErrorBefore, ErrorAfter, CrashBefore, CrashAfter, TornError, TornCrash],
-            Site::Backend("get") => &[ErrorBefore, ErrorAfter, CrashBefore, CrashAfter, BrokenStream, CrashInStream],
-            _ => &[ErrorBefore, ErrorAfter, CrashBefore, CrashAfter],
+            Site::Backend("put") => &[ErrorBefore, ErrorAfter, CrashBefore, CrashAfter, Freeze, TornError, TornCrash],
+            Site::Backend("get") => {
+                &[ErrorBefore, ErrorAfter, CrashBefore, CrashAfter, Freeze, BrokenStream, CrashInStream]
+            }
+            _ => &[ErrorBefore, ErrorAfter, CrashBefore, CrashAfter, Freeze],
         }
     }
 
@@ -108,6 +113,7 @@ struct State {
     plan: Option<(usize, Fault)>,
     report: Report,
     dead: bool,
+    frozen: bool,
     outage: Outage,
     wakers: Vec<Waker>,
     ledger: BTreeMap<(&'static str, Site), BTreeSet<Fault>>,
@@ -153,6 +159,7 @@ impl Faults {
         state.report = Report::default();
         state.wakers.clear();
         state.dead = false;
+        state.frozen = false;
     }
 
     /// Ends an operation and tells what it met.
@@ -160,6 +167,7 @@ impl Faults {
         let mut state = self.state();
         state.plan = None;
         state.dead = false;
+        state.frozen = false;
         state.operation = "";
         std::mem::take(&mut state.report)
     }
@@ -171,14 +179,7 @@ impl Faults {
 
     /// Drives an operation to its end; `None` if the process died on the way and the operation was dropped.
     pub async fn run<T>(&self, operation: impl Future<Output = T>) -> Option<T> {
-        let death = poll_fn(|context| {
-            let mut state = self.state();
-            if state.dead {
-                return Poll::Ready(());
-            }
-            state.wakers.push(context.waker().clone());
-            Poll::Pending
-        });
+        let death = self.wait_for(|state| state.dead);
         match select(std::pin::pin!(operation), std::pin::pin!(death)).await {
             Either::Left((value, _)) => Some(value),
             Either::Right(_) => None,
@@ -190,10 +191,41 @@ impl Faults {
         self.state().ledger.clone()
     }
 
+    /// Waits until the plan has frozen the operation.
+    pub async fn frozen(&self) {
+        self.wait_for(|state| state.frozen).await;
+    }
+
+    /// Lets a frozen operation go on.
+    pub fn thaw(&self) {
+        self.change(|state| state.frozen = false);
+    }
+
+    async fn freeze(&self) {
+        self.change(|state| state.frozen = true);
+        self.wait_for(|state| !state.frozen).await;
+    }
+
     fn die(&self) {
+        self.change(|state| state.dead = true);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
-        state.dead = true;
+        change(&mut state);
         state.wakers.drain(..).for_each(Waker::wake);
+    }
+
+    async fn wait_for(&self, is_so: impl Fn(&State) -> bool) {
+        poll_fn(|context| {
+            let mut state = self.state();
+            if is_so(&state) {
+                return Poll::Ready(());
+            }
+            state.wakers.push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     async fn crash<T>(&self) -> T {
@@ -223,6 +255,10 @@ impl Faults {
         };
         if dead {
             return pending().await;
+        }
+        if fault == Some(Fault::Freeze) {
+            self.freeze().await;
+            return None;
         }
         fault
     }

@@ -101,6 +101,10 @@ pub enum Operation {
     },
     Sweep,
     RefreshSpace,
+    /// Makes sure that the backend is the deployment's own.
+    Claim,
+    /// Lets the heart beat if it is time.
+    Tick,
     Step {
         seconds: i64,
     },
@@ -131,6 +135,8 @@ impl Operation {
             Self::Advise { .. } => "advise",
             Self::Sweep => "sweep",
             Self::RefreshSpace => "refresh_space",
+            Self::Claim => "claim_backend",
+            Self::Tick => "tick",
             Self::Step { .. } => "(clock)",
             Self::SetQuota { .. } | Self::SetState { .. } => "(account)",
         }
@@ -231,10 +237,17 @@ pub fn draw(random: &mut StdRng) -> Operation {
             Operation::ReadTestWrite { account, index, enabler, vectors: named, reads }
         }
         85..=86 => Operation::Advise { account, kind: kind(random), share: key(random) },
-        87..=90 => Operation::Sweep,
-        91 => Operation::RefreshSpace,
+        87..=89 => Operation::Sweep,
+        90 => {
+            if random.random_bool(0.5) {
+                Operation::RefreshSpace
+            } else {
+                Operation::Claim
+            }
+        }
+        91 => Operation::Tick,
         92..=95 => {
-            let steps = [1, 700, 1000, 1801, 4000, 86_400 / 2, 8 * 86_400, 20 * 86_400];
+            let steps = [1, 700, 1000, 1801, 4000, 86_400 / 2, 86_400, 8 * 86_400, 20 * 86_400];
             Operation::Step { seconds: *steps.choose(random).expect("not empty") }
         }
         96..=97 => {
@@ -251,8 +264,11 @@ pub fn draw(random: &mut StdRng) -> Operation {
 
 /// Draws a fault at one of the first calls, for some of the operations.
 pub fn draw_fault(random: &mut StdRng, probability: f64) -> Option<(usize, Fault)> {
-    use Fault::{BrokenStream, CrashAfter, CrashBefore, CrashInStream, ErrorAfter, ErrorBefore, TornCrash, TornError};
-    let all = [ErrorBefore, ErrorAfter, CrashBefore, CrashAfter, TornError, TornCrash, BrokenStream, CrashInStream];
+    use Fault::{
+        BrokenStream, CrashAfter, CrashBefore, CrashInStream, ErrorAfter, ErrorBefore, Freeze, TornCrash, TornError,
+    };
+    let all =
+        [ErrorBefore, ErrorAfter, CrashBefore, CrashAfter, TornError, TornCrash, BrokenStream, CrashInStream, Freeze];
     let fault = *all.choose(random).expect("not empty");
     random.random_bool(probability).then(|| (random.random_range(0..7), fault))
 }

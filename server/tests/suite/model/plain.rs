@@ -146,7 +146,7 @@ impl Plain {
                 overdue.iter().for_each(|key| drop(after.uploads.remove(key)));
                 vec![(Answer::Ended(overdue.len() as u64), after)]
             }
-            Operation::RefreshSpace => vec![(Answer::Done, self.clone())],
+            Operation::RefreshSpace | Operation::Claim | Operation::Tick => vec![(Answer::Done, self.clone())],
             Operation::Step { .. } | Operation::SetQuota { .. } | Operation::SetState { .. } => {
                 vec![(Answer::Done, self.clone())]
             }

@@ -1,17 +1,28 @@
 //! Runs operations against the store and the plain model side by side.
 
 use std::collections::{BTreeMap, HashSet};
+use std::pin::pin;
 
+use futures_util::future::{Either, select};
 use leasehold_core::chunk::ObjectName;
+use leasehold_core::store::StoreError;
 use leasehold_core::testing::faulty::{Fault, Report, Site};
 
 use super::operation::{INDEXES, Operation, Struck};
 use super::plain::{Answer, Key, Plain, promise};
-use super::world::World;
+use super::world::{Raw, World};
+use crate::ground::Ground;
+
+/// How long a frozen process usually sleeps, in seconds: everything goes on as if nothing had been.
+pub const SHORT_FREEZE_SECONDS: i64 = 30;
+/// A sleep over the fence: what was stored before may not be named any more.
+pub const LONG_FREEZE_SECONDS: i64 = 3601;
 
 /// A run: the store under test, what it ought to be, and how it came to that.
-pub struct Run {
-    pub world: World,
+pub struct Run<G: Ground> {
+    pub world: World<G>,
+    /// How long an operation sleeps that freezes, in seconds.
+    pub freeze_seconds: i64,
     pub plain: Plain,
     /// Until when leases were promised.
     promises: BTreeMap<(Key, usize), i64>,
@@ -20,11 +31,12 @@ pub struct Run {
     trace: Vec<String>,
 }
 
-impl Run {
+impl<G: Ground> Run<G> {
     /// Nothing has happened yet.
     pub async fn new() -> Self {
         Self {
             world: World::new().await,
+            freeze_seconds: SHORT_FREEZE_SECONDS,
             plain: Plain::default(),
             promises: BTreeMap::new(),
             excused: HashSet::new(),
@@ -44,10 +56,14 @@ impl Run {
     pub async fn step(&mut self, (operation, plan): &Struck) -> Result<Report, String> {
         let now = self.world.now();
         self.world.arrange(operation).await;
-        let outcomes = self.plain.outcomes(operation, &self.world.settings, now);
+        let mut outcomes = self.plain.outcomes(operation, &self.world.settings, now);
         self.world.faults.begin(operation.name(), *plan);
-        let result = self.world.faults.run(self.world.run(operation, &self.plain)).await;
+        let result = self.drive(operation).await;
         let report = self.world.faults.end();
+        if self.world.now() > now {
+            // It froze: what it did may be of before or after.
+            outcomes.extend(self.plain.outcomes(operation, &self.world.settings, self.world.now()));
+        }
         let answer = match result {
             Some(result) => Some(self.world.answer(result).await?),
             None => None,
@@ -66,6 +82,20 @@ impl Run {
         self.world.check_usage(&self.plain).await?;
         self.check_promises(operation, answer.as_ref(), &ends, now)?;
         Ok(report)
+    }
+
+    /// Runs an operation to its end; `None` if it died. One that freezes goes on when its time has passed.
+    async fn drive(&self, operation: &Operation) -> Option<Result<Raw, StoreError>> {
+        let faults = &self.world.faults;
+        let running = pin!(faults.run(self.world.run(operation, &self.plain)));
+        match select(running, pin!(faults.frozen())).await {
+            Either::Left((result, _)) => result,
+            Either::Right(((), running)) => {
+                self.world.clock.advance(self.freeze_seconds);
+                faults.thaw();
+                running.await
+            }
+        }
     }
 
     fn excuse(&mut self, report: &Report) {
@@ -91,7 +121,11 @@ impl Run {
             return Ok(());
         }
         let failed = matches!(answer, None | Some(Answer::Refused("LeaseDb" | "Backend")));
-        if report.struck.is_some() && failed {
+        let may_fail = report.struck.is_some_and(|(_, fault)| {
+            // A short sleep is no excuse.
+            fault != Fault::Freeze || self.freeze_seconds > SHORT_FREEZE_SECONDS
+        });
+        if may_fail && failed {
             // Ambiguous: all of it or nothing, and what it is from now on is what is seen now.
             let whole = outcomes.iter().any(|(_, after)| after == seen);
             if whole || *seen == self.plain || self.plain.admits_part(operation, now, seen) {
@@ -151,8 +185,8 @@ impl Run {
 ///
 /// # Errors
 /// The trace and what went wrong at its end.
-pub async fn run_all(operations: &[Struck]) -> Result<usize, String> {
-    let mut run = Run::new().await;
+pub async fn run_all<G: Ground>(operations: &[Struck]) -> Result<usize, String> {
+    let mut run = Run::<G>::new().await;
     for operation in operations {
         if let Err(error) = run.step(operation).await {
             return Err(format!("{}\n{error}", run.trace()));
@@ -162,7 +196,7 @@ pub async fn run_all(operations: &[Struck]) -> Result<usize, String> {
 }
 
 /// Leaves out operations as long as the run still fails, for a bounded number of tries.
-pub async fn shorten(mut operations: Vec<Struck>, mut failure: String) -> (Vec<Struck>, String) {
+pub async fn shorten<G: Ground>(mut operations: Vec<Struck>, mut failure: String) -> (Vec<Struck>, String) {
     let mut tries = 0;
     let mut length = operations.len().div_ceil(2);
     while length > 0 && tries < 300 {
@@ -171,7 +205,7 @@ pub async fn shorten(mut operations: Vec<Struck>, mut failure: String) -> (Vec<S
             let mut fewer = operations.clone();
             fewer.drain(at..(at + length).min(operations.len()));
             tries += 1;
-            match run_all(&fewer).await {
+            match run_all::<G>(&fewer).await {
                 Err(error) => (operations, failure) = (fewer, error),
                 Ok(_) => at += length,
             }

@@ -121,7 +121,23 @@ fn rest() -> Vec<Case> {
     };
     let refused = || with(vec![other(1, 0..80, 1, Arrival::Whole), Operation::Step { seconds: 1801 }]);
     let immutable = ShareKind::Immutable;
+    let day = || Operation::Step { seconds: 86_400 };
+    let scattered = |size, more: Vec<Operation>| {
+        let pieces = [allocate(0, &[0], size), write(0, 0..30), write(0, 30..80), write(0, 80..100)];
+        [&pieces[..], &more].concat()
+    };
+    let merged = || [scattered(100, vec![day(), Operation::Sweep]), vec![Operation::Step { seconds: 1000 }]].concat();
+    let beaten = || vec![Operation::Claim, Operation::Tick, Operation::Step { seconds: 10 }];
     vec![
+        ("a sweep that merges", scattered(100, vec![day()]), Operation::Sweep),
+        ("a sweep that merges into two", scattered(150, vec![day()]), Operation::Sweep),
+        ("a sweep of merged pieces", merged(), Operation::Sweep),
+        ("a read of a merged share", merged(), Operation::Read { kind: immutable, share: (0, 0), range: 10..90 }),
+        ("the first beat", vec![], Operation::Tick),
+        ("another beat", beaten(), Operation::Tick),
+        ("a beat that is not due", vec![Operation::Tick], Operation::Tick),
+        ("the first claim", vec![], Operation::Claim),
+        ("another claim", beaten(), Operation::Claim),
         ("a listing", shares(), Operation::List { kind: immutable, index: 0 }),
         ("a read of two pieces", shares(), Operation::Read { kind: immutable, share: (0, 0), range: 10..90 }),
         ("a first lease", shares(), Operation::Renew { account: 1, index: 0 }),

@@ -9,24 +9,20 @@ use leasehold_core::backend::Backend;
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::{Clock, Entropy};
 use leasehold_core::id::{AccountId, ShareId, ShareNumber};
-use leasehold_core::lease::LeaseTerms;
-use leasehold_core::leasedb::{AccountChange, CreateOutcome, LeaseDb, LeaseDbError};
+use leasehold_core::leasedb::{AccountChange, CreateOutcome, LeaseDb, LeaseDbError, Mode, TickOutcome};
 use leasehold_core::share::{ShareKind, ShareState};
 use leasehold_core::slot::{ReadTestWrite, ShareVectors, TestVector, WriteVector};
-use leasehold_core::store::{ReadTestWriteOutcome, ShareSlice, Store, StoreError, StoreOptions};
+use leasehold_core::store::{Claim, ReadTestWriteOutcome, ShareSlice, Store, StoreError, StoreOptions};
 use leasehold_core::testing::clock::{ManualClock, ManualSteadyClock};
 use leasehold_core::testing::faulty::{Faults, FaultyBackend, FaultyLeaseDb};
 use leasehold_core::testing::{body, broken_body, credential, enabler, share_id, storage_index, upload_secret};
-use leasehold_leasedb::sqlite::SqliteLeaseDb;
-use leasehold_server::backend::directory::DirectoryBackend;
-use tempfile::TempDir;
 
 use super::operation::{ACCOUNTS, Arrival, INDEXES, NUMBERS, Operation, Specimen, Vectors, content};
 use super::plain::{Answer, IDLE_SECONDS, Key, MUTABLE_MAX_BYTES, Plain, Settings, Share, Upload, clip};
-use crate::places;
+use crate::ground::Ground;
 
-type Db = FaultyLeaseDb<SqliteLeaseDb>;
-type Objects = FaultyBackend<DirectoryBackend>;
+type FaultyStore<G> = Store<FaultyLeaseDb<<G as Ground>::Db>, FaultyBackend<<G as Ground>::Objects>>;
+type PlainStore<G> = Store<<G as Ground>::Db, <G as Ground>::Objects>;
 
 /// What an operation gave back before it is looked at: slices are read when no fault can strike any more.
 pub enum Raw {
@@ -35,18 +31,18 @@ pub enum Raw {
 }
 
 /// A store under test.
-pub struct World {
+pub struct World<G: Ground> {
     pub clock: ManualClock,
     pub faults: Faults,
     pub settings: Vec<Settings>,
     accounts: Vec<AccountId>,
-    db: SqliteLeaseDb,
-    objects: DirectoryBackend,
-    store: Store<Db, Objects>,
-    plain: Store<SqliteLeaseDb, DirectoryBackend>,
-    accountant: Accountant<SqliteLeaseDb>,
+    db: G::Db,
+    objects: G::Objects,
+    store: FaultyStore<G>,
+    plain: PlainStore<G>,
+    accountant: Accountant<G::Db>,
     incarnation: u64,
-    folder: TempDir,
+    ground: G,
 }
 
 fn options() -> StoreOptions {
@@ -55,12 +51,14 @@ fn options() -> StoreOptions {
         mutable_share_max_bytes: MUTABLE_MAX_BYTES,
         // Small, so that a write takes several objects.
         object_max_bytes: 50,
+        // The largest shares are merged into two.
+        merged_max_bytes: 120,
         ..StoreOptions::default()
     }
 }
 
 /// Nobody refreshes it: for it no time passes.
-async fn accountant(db: &SqliteLeaseDb) -> Accountant<SqliteLeaseDb> {
+async fn accountant<L: LeaseDb + Clone>(db: &L) -> Accountant<L> {
     let clock = Arc::new(ManualSteadyClock::default());
     Accountant::open_with_clock(Arc::new(db.clone()), clock).await.expect("an accountant")
 }
@@ -69,11 +67,11 @@ fn share(key: Key) -> ShareId {
     share_id(key.0, key.1)
 }
 
-impl World {
+impl<G: Ground> World<G> {
     /// An empty store with its accounts.
     pub async fn new() -> Self {
-        let (folder, clock, faults) = (places::folder(), ManualClock::default(), Faults::new());
-        let db = places::lease_db(folder.path(), Arc::new(clock.clone()), LeaseTerms::default());
+        let (ground, clock, faults) = (G::make().await, ManualClock::default(), Faults::new());
+        let db = ground.open_db(&clock).await;
         let mut accounts = Vec::new();
         for name in ["alice", "bob", "carol"] {
             let change = AccountChange { quota_bytes: Some(None), ..AccountChange::default() };
@@ -81,22 +79,17 @@ impl World {
             let CreateOutcome::Created(account) = made.expect("create_account") else { panic!("{name} is new") };
             accounts.push(account.id);
         }
-        let objects = places::backend(folder.path());
+        let objects = ground.open_objects();
         let settings = vec![Settings { state: leasehold_core::account::AccountState::Active, quota: None }; ACCOUNTS];
         let accountant = accountant(&db).await;
         let (store, plain) = Self::stores(&db, &objects, &faults, 1);
         let world =
-            Self { clock, faults, settings, accounts, db, objects, store, plain, accountant, incarnation: 1, folder };
+            Self { clock, faults, settings, accounts, db, objects, store, plain, accountant, incarnation: 1, ground };
         world.store.refresh_space().await.expect("room is known");
         world
     }
 
-    fn stores(
-        db: &SqliteLeaseDb,
-        objects: &DirectoryBackend,
-        faults: &Faults,
-        incarnation: u64,
-    ) -> (Store<Db, Objects>, Store<SqliteLeaseDb, DirectoryBackend>) {
+    fn stores(db: &G::Db, objects: &G::Objects, faults: &Faults, incarnation: u64) -> (FaultyStore<G>, PlainStore<G>) {
         let faulty_db = Arc::new(FaultyLeaseDb::new(db.clone(), faults.clone()));
         let faulty_objects = Arc::new(FaultyBackend::new(objects.clone(), faults.clone()));
         let store = Store::new(faulty_db, faulty_objects, Entropy::from_seed(incarnation), options());
@@ -105,11 +98,11 @@ impl World {
         (store, plain)
     }
 
-    /// The process died: another one begins with what is in the folder.
+    /// The process died: another one begins with what it left.
     pub async fn restart(&mut self) {
         self.incarnation += 1;
-        self.db = places::lease_db(self.folder.path(), Arc::new(self.clock.clone()), LeaseTerms::default());
-        self.objects = places::backend(self.folder.path());
+        self.db = self.ground.open_db(&self.clock).await;
+        self.objects = self.ground.open_objects();
         self.accountant = accountant(&self.db).await;
         (self.store, self.plain) = Self::stores(&self.db, &self.objects, &self.faults, self.incarnation);
         self.store.refresh_space().await.expect("room is known");
@@ -211,6 +204,14 @@ impl World {
                 store.refresh_space().await?;
                 Answer::Done
             }
+            Operation::Claim => match store.claim_backend().await? {
+                Claim::Ours => Answer::Done,
+                Claim::Foreign { .. } => Answer::Refused("Foreign"),
+            },
+            Operation::Tick => match store.tick().await? {
+                Some(TickOutcome::Loss(_)) => Answer::Refused("Loss"),
+                Some(TickOutcome::Beat { .. } | TickOutcome::Elsewhere) | None => Answer::Done,
+            },
             Operation::Step { .. } | Operation::SetQuota { .. } | Operation::SetState { .. } => Answer::Done,
         };
         Ok(Raw::Answer(answer))
@@ -240,6 +241,10 @@ impl World {
     pub async fn observe(&self) -> Result<(Plain, BTreeMap<(Key, usize), i64>), String> {
         let (mut seen, mut ends) = (Plain::default(), BTreeMap::new());
         let failed = |what: &str, error: LeaseDbError| format!("{what}: {error:?}");
+        let deployment = self.db.deployment().await.map_err(|error| failed("deployment", error))?;
+        if deployment.mode != Mode::Normal {
+            return Err("commits seem to be lost".to_owned());
+        }
         for index in 0..INDEXES {
             let si = storage_index(index);
             for row in self.db.list_shares(si).await.map_err(|error| failed("list_shares", error))? {

@@ -133,7 +133,7 @@ impl<G: Ground> Site<G> {
                     let leased = leases.iter().any(|lease| lease.number == row.number && lease.account == id);
                     used += if leased { row.kind.charged_bytes(row.size_bytes) } else { 0 };
                 }
-                for number in (0..8).map(ShareNumber::new) {
+                for number in (0..16).map(ShareNumber::new) {
                     let found = self.db.find_upload(ShareId::new(index, number)).await.expect("find_upload").1;
                     if let Some(upload) = found.filter(|upload| upload.account == id) {
                         reserved += ShareKind::Immutable.charged_bytes(upload.size_bytes);

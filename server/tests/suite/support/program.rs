@@ -1,7 +1,7 @@
 //! The program itself as a process, for what only a process has: signals, an exit code, a log.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,23 +20,33 @@ pub struct Program {
     pub swissnum: String,
     /// The `Authorization` of that.
     pub authorization: String,
-    folder: TempDir,
+    log: PathBuf,
+    /// Kept as long as it runs.
+    _folder: Option<TempDir>,
 }
 
 impl Program {
     /// Starts a server with this configuration and waits until it serves.
     pub fn start(config: &str) -> Self {
         let folder = places::folder();
-        let file = folder.path().join("config.toml");
+        let mut program = Self::start_in(folder.path(), config, &folder.path().join("data"));
+        program._folder = Some(folder);
+        program
+    }
+
+    /// As [`start`](Self::start), with configuration and log in a folder of the caller's, and this data directory.
+    pub fn start_in(folder: &Path, config: &str, data: &Path) -> Self {
+        std::fs::create_dir_all(folder).expect("a folder");
+        let (file, log) = (folder.join("config.toml"), folder.join("log"));
         std::fs::write(&file, config).expect("written");
-        let log = std::fs::File::create(folder.path().join("log")).expect("a log");
+        let output = std::fs::File::create(&log).expect("a log");
         let mut child = Command::new(env!("CARGO_BIN_EXE_leasehold"))
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--output", "json", "--config"])
             .arg(&file)
             .arg("--data-dir")
-            .arg(folder.path().join("data"))
+            .arg(data)
             .stdout(Stdio::piped())
-            .stderr(Stdio::from(log))
+            .stderr(Stdio::from(output))
             .spawn()
             .expect("the program starts");
         let mut line = Vec::new();
@@ -49,7 +59,7 @@ impl Program {
         let (pinned, swissnum) = nurl_parts(started["nurl"].as_str().expect("a NURL"));
         let listen = started["listen"].as_str().expect("an address").to_owned();
         let (authorization, tls) = (authorization(&swissnum), Tls::pinning(&pinned));
-        Self { child, listen, tls, swissnum, authorization, folder }
+        Self { child, listen, tls, swissnum, authorization, log, _folder: None }
     }
 
     pub async fn connect(&self) -> Connection {
@@ -80,8 +90,7 @@ impl Program {
 
     /// What it has logged.
     pub fn log(&self) -> String {
-        let file: PathBuf = self.folder.path().join("log");
-        std::fs::read_to_string(file).expect("text")
+        std::fs::read_to_string(&self.log).expect("text")
     }
 }
 
