@@ -4,6 +4,7 @@
 //! directly, not through the tests' balancer, which would take its share of the machine.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use super::raw_s3::{self, Direct};
 use super::workloads::{self, Operation, Prepared};
 use super::{Arguments, MANY_WORKERS, WARM_UP};
 use crate::gbs::Nurl;
+use crate::leasehold::Server;
 use crate::pods::{Pods, PodsOptions};
 
 /// Pods of the larger deployment.
@@ -117,7 +119,10 @@ pub fn run(arguments: &Arguments, directory: &Path) -> Result<String> {
         raw_s3::prepare(one.pods.services.store, &one.pods.services.bucket)?;
         let mut lines = vec![headings()];
         for row in rows {
-            lines.push(measure(row, arguments, &one, &many, &mut random)?.cells(row, arguments));
+            let cells = measure(row, arguments, &one, &many, &mut random)?.cells(row, arguments);
+            // Not to be lost if a later row fails.
+            say(&cells.join(" | "));
+            lines.push(cells);
         }
         write_table(&mut text, &lines);
         text.push_str(
@@ -145,13 +150,7 @@ impl Target {
             ..PodsOptions::default()
         };
         let pods = Pods::start(name, &directory.join(name), &options)?;
-        let loaded = pods.servers.iter().map(|server| {
-            let mut nurl: Nurl = server.announcement().credentials.nurl.parse()?;
-            let listen: std::net::SocketAddr = server.announcement().listen.parse()?;
-            nurl.port = listen.port();
-            Ok(Loaded { nurl, pid: server.pid().context("the pod was just started")? })
-        });
-        let loaded = loaded.collect::<Result<Vec<_>>>()?;
+        let loaded = loaded(&pods)?;
         let prepared = workloads::block_on(Prepared::store(&loaded[0].nurl, &[Operation::Download], random))?;
         Ok(Self { pods, loaded, prepared })
     }
@@ -239,36 +238,40 @@ fn write_table(text: &mut String, lines: &[Vec<String>]) {
     }
 }
 
-/// Loads three pods with the default configuration with many connections each, and looks at what they hold.
+/// Loads a pod of the default configuration with many connections, half of them up and half down, and looks at what it
+/// holds.
 fn memory(arguments: &Arguments, directory: &Path, random: &mut StdRng) -> Result<String> {
     say("memory");
-    let options = PodsOptions { durable: true, direct: true, ..PodsOptions::default() };
+    let options = PodsOptions { pods: 1, durable: true, direct: true, ..PodsOptions::default() };
     let pods = Pods::start("memory", &directory.join("memory"), &options)?;
-    let mut text = String::new();
-    for server in &pods.servers[..1] {
+    let loaded = loaded(&pods)?;
+    let prepared = workloads::block_on(Prepared::store(&loaded[0].nurl, &[Operation::Download], random))?;
+    process_stat::reset_peak(loaded[0].pid)?;
+    let connections = arguments.connections;
+    let mut workers = prepared.workers(Operation::Upload, connections / 2, random);
+    workers.extend(prepared.workers(Operation::Download, connections - connections / 2, random));
+    let window = Duration::from_secs_f64(arguments.seconds * 4.0);
+    let shape = Shape { threads: arguments.threads, warm_up: WARM_UP, window };
+    let sample = load::run(&loaded, workers, shape).with_context(|| pods.log_tails())?;
+    let Memory { peak_bytes, anonymous_bytes, .. } = process_stat::memory(loaded[0].pid)?;
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    Ok(format!(
+        "memory of a pod with {connections} connections moving shares of 64 MiB: peak {:.1} MiB resident (asked < 256), \
+         {:.1} MiB anonymous at the end, {:.0} MB/s\n",
+        mebibytes(peak_bytes),
+        mebibytes(anonymous_bytes),
+        sample.megabytes_per_second()
+    ))
+}
+
+/// The processes of a deployment, reached past its balancer.
+fn loaded(pods: &Pods) -> Result<Vec<Loaded>> {
+    let of_server = |server: &Server| {
         let mut nurl: Nurl = server.announcement().credentials.nurl.parse()?;
-        nurl.port = server.announcement().listen.parse::<std::net::SocketAddr>()?.port();
-        let pid = server.pid().context("the pod was just started")?;
-        let prepared = workloads::block_on(Prepared::store(&nurl, &[Operation::Download], random))?;
-        process_stat::reset_peak(pid)?;
-        let connections = arguments.connections;
-        let mut workers = prepared.workers(Operation::Upload, connections / 2, random);
-        workers.extend(prepared.workers(Operation::Download, connections - connections / 2, random));
-        let window = Duration::from_secs_f64(arguments.seconds * 4.0);
-        let shape = Shape { threads: arguments.threads, warm_up: WARM_UP, window };
-        let sample = load::run(&[Loaded { nurl, pid }], workers, shape).with_context(|| pods.log_tails())?;
-        let Memory { peak_bytes, anonymous_bytes, .. } = process_stat::memory(pid)?;
-        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        writeln!(
-            text,
-            "memory of a pod with {connections} connections moving shares of 64 MiB: peak {:.1} MiB resident (asked < \
-             256), {:.1} MiB anonymous at the end, {:.0} MB/s",
-            mebibytes(peak_bytes),
-            mebibytes(anonymous_bytes),
-            sample.megabytes_per_second()
-        )?;
-    }
-    Ok(text)
+        nurl.port = server.announcement().listen.parse::<SocketAddr>()?.port();
+        Ok(Loaded { nurl, pid: server.pid().context("the pod was just started")? })
+    };
+    pods.servers.iter().map(of_server).collect()
 }
 
 fn say(what: &str) {
