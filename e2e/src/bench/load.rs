@@ -122,23 +122,37 @@ struct Window {
     end: Instant,
 }
 
-/// Loads a server with these workers.
+/// A process that is loaded, and its address.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Where it serves.
+    pub nurl: Nurl,
+    /// Its id.
+    pub pid: u32,
+}
+
+/// A worker and the place of the process that it talks to.
+type Placed = (usize, Box<dyn Worker>);
+
+/// Loads one or more processes with these workers, in turn.
 ///
 /// # Errors
-/// If a worker fails or the server ends.
-pub fn run(nurl: &Nurl, pid: u32, workers: Vec<Box<dyn Worker>>, shape: Shape) -> Result<Sample> {
+/// If a worker fails or a process ends.
+pub fn run(loaded: &[Loaded], workers: Vec<Box<dyn Worker>>, shape: Shape) -> Result<Sample> {
     let threads = shape.threads.min(workers.len()).max(1);
-    let mut shares: Vec<Vec<Box<dyn Worker>>> = (0..threads).map(|_| Vec::new()).collect();
+    let mut shares: Vec<Vec<Placed>> = (0..threads).map(|_| Vec::new()).collect();
     for (number, worker) in workers.into_iter().enumerate() {
-        shares[number % threads].push(worker);
+        shares[number % threads].push((number % loaded.len(), worker));
     }
+    let nurls: Vec<Nurl> = loaded.iter().map(|one| one.nurl.clone()).collect();
+    let cpu_time = || loaded.iter().map(|one| process_stat::cpu_time(one.pid)).sum::<Result<Duration>>();
     let connected = Arc::new(Barrier::new(threads + 1));
     let (window_sender, window_receiver) = tokio::sync::watch::channel(None);
     let generators: Vec<_> = shares
         .into_iter()
         .map(|share| {
-            let (nurl, connected, window) = (nurl.clone(), connected.clone(), window_receiver.clone());
-            thread::spawn(move || generate(&nurl, share, &connected, window))
+            let (nurls, connected, window) = (nurls.clone(), connected.clone(), window_receiver.clone());
+            thread::spawn(move || generate(&nurls, share, &connected, window))
         })
         .collect();
     let waiting = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -149,10 +163,10 @@ pub fn run(nurl: &Nurl, pid: u32, workers: Vec<Box<dyn Worker>>, shape: Shape) -
     thread::sleep(shape.warm_up);
     let generator = std::process::id();
     let machine_before = process_stat::machine_cpu_time()?;
-    let (cpu_before, generator_before) = (process_stat::cpu_time(pid), process_stat::cpu_time(generator)?);
+    let (cpu_before, generator_before) = (cpu_time(), process_stat::cpu_time(generator)?);
     let began = Instant::now();
     thread::sleep(shape.window);
-    let (cpu_after, generator_after) = (process_stat::cpu_time(pid), process_stat::cpu_time(generator)?);
+    let (cpu_after, generator_after) = (cpu_time(), process_stat::cpu_time(generator)?);
     let (machine_after, elapsed) = (process_stat::machine_cpu_time()?, began.elapsed());
     let mut sample = Sample::default();
     for generator in generators {
@@ -167,20 +181,20 @@ pub fn run(nurl: &Nurl, pid: u32, workers: Vec<Box<dyn Worker>>, shape: Shape) -
 
 /// One thread of the generator.
 fn generate(
-    nurl: &Nurl,
-    workers: Vec<Box<dyn Worker>>,
+    nurls: &[Nurl],
+    workers: Vec<Placed>,
     connected: &Barrier,
     window: tokio::sync::watch::Receiver<Option<Window>>,
 ) -> Result<Sample> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let opened = open_all(nurl, workers.len()).await;
+        let opened = open_all(nurls, &workers).await;
         // Also after a failure, or the others would wait for ever.
         connected.wait().await;
         let mut window = window;
         let window = (*window.wait_for(Option::is_some).await?).context("the window was announced")?;
         let mut running = tokio::task::JoinSet::new();
-        for (worker, connection) in workers.into_iter().zip(opened?) {
+        for ((_, worker), connection) in workers.into_iter().zip(opened?) {
             running.spawn(work(worker, connection, window));
         }
         let mut sample = Sample::default();
@@ -191,11 +205,14 @@ fn generate(
     })
 }
 
-async fn open_all(nurl: &Nurl, count: usize) -> Result<Vec<Connection>> {
-    let tls = client_config(nurl.spki_hash)?;
-    let mut connections = Vec::with_capacity(count);
-    for _ in 0..count {
-        connections.push(Connection::open(nurl, &tls).await?);
+async fn open_all(nurls: &[Nurl], workers: &[Placed]) -> Result<Vec<Connection>> {
+    let mut connections = Vec::with_capacity(workers.len());
+    let mut configs = Vec::with_capacity(nurls.len());
+    for nurl in nurls {
+        configs.push(client_config(nurl.spki_hash)?);
+    }
+    for (place, _) in workers {
+        connections.push(Connection::open(&nurls[*place], &configs[*place]).await?);
     }
     Ok(connections)
 }

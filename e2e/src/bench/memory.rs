@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use rand::rngs::StdRng;
 
-use super::load::{self, Shape};
+use super::load::{self, Loaded, Shape};
 use super::process_stat::{self, Memory};
 use super::workloads::{self, Operation, Prepared};
 use crate::leasehold::Server;
@@ -41,7 +41,7 @@ pub fn measure(directory: &Path, connections: usize, window: Duration, random: &
     let mut workers = prepared.workers(Operation::Upload, connections / 2, random);
     workers.extend(prepared.workers(Operation::Download, connections - connections / 2, random));
     let shape = Shape { threads: 2, warm_up: WARM_UP, window };
-    let sample = load::run(&nurl, pid, workers, shape)?;
+    let sample = load::run(&[Loaded { nurl, pid }], workers, shape)?;
     let loaded = process_stat::memory(pid)?;
     drop(server);
     std::fs::remove_dir_all(&directory).context("cannot remove the data of the memory test")?;

@@ -6,7 +6,10 @@
 mod disk;
 mod load;
 mod memory;
+mod pods;
 mod process_stat;
+mod raw_postgres;
+mod raw_s3;
 mod report;
 mod workloads;
 
@@ -25,7 +28,7 @@ use crate::gbs::Nurl;
 use crate::leasehold::Server;
 use crate::reference::PythonServer;
 use crate::venv::{Venv, workspace_root};
-use load::{Sample, Shape};
+use load::{Loaded, Sample, Shape};
 use report::{Report, RowResult};
 use workloads::{Operation, Prepared};
 
@@ -38,6 +41,9 @@ const NO_SLACK: &str = "[leases]\nrenewal_slack_seconds = 0\n";
 #[derive(Debug, Parser)]
 #[command(name = "cargo dev bench", no_binary_name = true)]
 struct Arguments {
+    /// Instead of the Python server, measure pods against their own PostgreSQL and S3 server.
+    #[arg(long)]
+    pods: bool,
     /// Length of one round in seconds; each row has as many rounds on each server as --rounds says.
     #[arg(long, default_value_t = 2.0, value_parser = positive)]
     seconds: f64,
@@ -132,6 +138,10 @@ pub fn main(arguments: &[String]) -> Result<()> {
     let base = arguments.data_dir_base.clone().unwrap_or_else(|| workspace_root().join(".leasehold-dev"));
     fs::create_dir_all(&base).with_context(|| format!("create {}", base.display()))?;
     let directory = tempfile::Builder::new().prefix("bench-").tempdir_in(&base)?;
+    if arguments.pods {
+        print!("{}", pods::run(&arguments, directory.path())?);
+        return Ok(());
+    }
     let report = Bench::new(&arguments, directory.path()).run()?;
     print!("{}", report.to_text());
     if let Some(path) = &arguments.json {
@@ -214,7 +224,7 @@ impl<'a> Bench<'a> {
             window: Duration::from_secs_f64(self.arguments.seconds),
         };
         let workers = target.prepared.workers(operation, workers, &mut self.random);
-        load::run(&target.nurl, target.pid, workers, shape)
+        load::run(&[Loaded { nurl: target.nurl.clone(), pid: target.pid }], workers, shape)
     }
 
     fn start_python(&mut self, row: &Row) -> Result<Target> {

@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 
+use super::go::MINIO;
 use super::steps::execute;
-use super::tools::cargo;
+use super::tools::{cargo, provide_postgres};
 
 /// Runs the benchmark with its own arguments.
 pub fn run(arguments: &[String]) -> Result<()> {
@@ -13,5 +14,10 @@ pub fn run(arguments: &[String]) -> Result<()> {
     // A load generator without optimization would measure itself.
     execute(cargo().args(["build", "--release", "--package", "leasehold-server", "--package", "leasehold-e2e"]))?;
     let again = ["run", "--quiet", "--release", "--package", "leasehold-e2e", "--bin", "dev", "--", "bench"];
-    execute(cargo().args(again).args(arguments))
+    let mut command = cargo();
+    if arguments.iter().any(|argument| argument == "--pods") {
+        provide_postgres()?;
+        command.env(MINIO.variable, MINIO.provide()?);
+    }
+    execute(command.args(again).args(arguments))
 }
