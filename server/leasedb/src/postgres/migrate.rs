@@ -35,21 +35,24 @@ pub struct Migrated {
 }
 
 /// Tables with the rights of the server, the operator and maintenance on them. Who locks a row needs UPDATE on a column.
-const RIGHTS: [(&str, &str, &str, &str); 14] = [
-    ("deployment", "SELECT, UPDATE (epoch, mode)", "SELECT, UPDATE (accounts_version)", "SELECT, UPDATE (epoch, mode)"),
-    ("beats", "SELECT, UPDATE", "SELECT", "SELECT, UPDATE"),
-    ("losses", "SELECT, INSERT", "SELECT", "SELECT, INSERT"),
-    ("accounts", "SELECT", "SELECT, INSERT, UPDATE", "SELECT"),
-    ("account_usage", "SELECT, UPDATE", "SELECT, INSERT", "SELECT, UPDATE"),
-    ("account_credentials", "SELECT, UPDATE (last_used_at)", "SELECT, INSERT, UPDATE, DELETE", "SELECT"),
-    ("shares", "SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"),
-    ("leases", "SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"),
-    ("slots", "SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"),
-    ("uploads", "SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"),
-    ("upload_chunks", "SELECT, INSERT, DELETE", "", "SELECT, INSERT, DELETE"),
-    ("scattered", "SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"),
-    ("garbage", "SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"),
-    ("corruption_advisories", "SELECT, INSERT", "", "SELECT, INSERT, UPDATE, DELETE"),
+const RIGHTS: [(&str, [&str; 3]); 14] = [
+    (
+        "deployment",
+        ["SELECT, UPDATE (epoch, mode)", "SELECT, UPDATE (accounts_version)", "SELECT, UPDATE (epoch, mode)"],
+    ),
+    ("beats", ["SELECT, UPDATE", "SELECT", "SELECT, UPDATE"]),
+    ("losses", ["SELECT, INSERT", "SELECT", "SELECT, INSERT"]),
+    ("accounts", ["SELECT", "SELECT, INSERT, UPDATE", "SELECT"]),
+    ("account_usage", ["SELECT, UPDATE", "SELECT, INSERT", "SELECT, UPDATE"]),
+    ("account_credentials", ["SELECT, UPDATE (last_used_at)", "SELECT, INSERT, UPDATE, DELETE", "SELECT"]),
+    ("shares", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
+    ("leases", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
+    ("slots", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
+    ("uploads", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
+    ("upload_chunks", ["SELECT, INSERT, DELETE", "", "SELECT, INSERT, DELETE"]),
+    ("scattered", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
+    ("garbage", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
+    ("corruption_advisories", ["SELECT, INSERT", "", "SELECT, INSERT, UPDATE, DELETE"]),
 ];
 
 /// Migrates the schema as its owner and gives `roles` their rights. Runs at once wait for each other.
@@ -83,19 +86,17 @@ pub async fn migrate(options: &PgOptions, roles: &Roles) -> Result<Migrated> {
 }
 
 async fn grant(client: &tokio_postgres::Client, schema: &str, roles: &Roles) -> Result<()> {
-    let columns: [(&Option<String>, fn(&(&str, &'static str, &'static str, &'static str)) -> &'static str); 3] =
-        [(&roles.server, |r| r.1), (&roles.operator, |r| r.2), (&roles.maintenance, |r| r.3)];
-    for (role, rights_of) in columns {
+    for (column, role) in [&roles.server, &roles.operator, &roles.maintenance].into_iter().enumerate() {
         let Some(role) = role else { continue };
         let mut text = format!(
             "BEGIN; REVOKE ALL ON ALL TABLES IN SCHEMA \"{schema}\" FROM \"{role}\"; \
              GRANT USAGE ON SCHEMA \"{schema}\" TO \"{role}\"; \
              GRANT SELECT ON \"{schema}\".leasehold_migrations TO \"{role}\"; "
         );
-        for row in &RIGHTS {
-            let rights = rights_of(row);
+        for (table, rights) in &RIGHTS {
+            let rights = rights[column];
             if !rights.is_empty() {
-                text.push_str(&format!("GRANT {rights} ON \"{schema}\".{} TO \"{role}\"; ", row.0));
+                text.push_str(&format!("GRANT {rights} ON \"{schema}\".{table} TO \"{role}\"; "));
             }
         }
         text.push_str("COMMIT");
