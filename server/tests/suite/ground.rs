@@ -25,6 +25,8 @@ pub trait Ground: Send + Sync + Sized + 'static {
     type Objects: Backend + Clone;
     /// The lease database as it once was.
     type Past;
+    /// Whether all of it is files of this machine, so that megabytes are nothing.
+    const IS_ONE_MACHINE: bool;
     /// Sets all accounts' used bytes to nothing.
     const UNCHARGE: &'static str;
 
@@ -69,6 +71,7 @@ impl Ground for OneMachine {
     type Db = SqliteLeaseDb;
     type Objects = DirectoryBackend;
     type Past = TempDir;
+    const IS_ONE_MACHINE: bool = true;
     const UNCHARGE: &'static str = "UPDATE accounts SET leased_bytes = 0, leased_shares = 0";
 
     async fn make() -> Self {
@@ -131,6 +134,7 @@ impl Ground for Pods {
     type Db = PgLeaseDb;
     type Objects = S3Backend;
     type Past = String;
+    const IS_ONE_MACHINE: bool = false;
     const UNCHARGE: &'static str = "UPDATE account_usage SET leased_bytes = 0, leased_shares = 0";
 
     async fn make() -> Self {

@@ -39,7 +39,10 @@ async fn random_runs<G: Ground>(count: u64, length: usize, faults: f64) {
     let first = seed();
     let mut left_over = 0;
     for seed in first..first + if is_long() { count * 20 } else { count } {
-        let operations = sequence(seed, length, faults);
+        let mut operations = sequence(seed, length, faults);
+        if !G::IS_ONE_MACHINE {
+            operations.iter_mut().for_each(|(operation, _)| operation.bring_near());
+        }
         match run_all::<G>(&operations).await {
             Ok(count) => left_over += count,
             Err(failure) => {
@@ -63,12 +66,12 @@ async fn with_faults_the_store_does_all_or_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_postgresql_and_s3_the_store_is_the_plain_model() {
-    random_runs::<Pods>(1, 60, 0.0).await;
+    random_runs::<Pods>(1, 40, 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_postgresql_and_s3_with_faults_the_store_does_all_or_nothing() {
-    random_runs::<Pods>(1, 60, 0.3).await;
+    random_runs::<Pods>(1, 40, 0.3).await;
 }
 
 /// An operation in a situation, one of its calls, and what strikes there.
@@ -136,7 +139,7 @@ async fn every_call_of_every_operation_may_fail_or_die() {
 }
 
 /// How many cases the short size draws by lot for PostgreSQL and S3, where each takes its time.
-const CASES_DRAWN: usize = 20;
+const CASES_DRAWN: usize = 10;
 
 /// The same over PostgreSQL and S3: some cases, no two of which strike at the same call site, or in the long size all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use leasehold_core::accountant::{Accountant, Session};
 use leasehold_core::backend::Backend;
 use leasehold_core::chunk::{ObjectName, StoreObject};
@@ -22,6 +23,8 @@ use super::plain::{Answer, IDLE_SECONDS, Key, MUTABLE_MAX_BYTES, Plain, Settings
 use crate::ground::Ground;
 
 type FaultyStore<G> = Store<FaultyLeaseDb<<G as Ground>::Db>, FaultyBackend<<G as Ground>::Objects>>;
+/// When leases end, by share and account.
+type Ends = BTreeMap<(Key, usize), i64>;
 type PlainStore<G> = Store<<G as Ground>::Db, <G as Ground>::Objects>;
 
 /// What an operation gave back before it is looked at: slices are read when no fault can strike any more.
@@ -55,6 +58,10 @@ fn options() -> StoreOptions {
         merged_max_bytes: 120,
         ..StoreOptions::default()
     }
+}
+
+fn failed(what: &str, error: LeaseDbError) -> String {
+    format!("{what}: {error:?}")
 }
 
 /// Nobody refreshes it: for it no time passes.
@@ -238,47 +245,53 @@ impl<G: Ground> World<G> {
     }
 
     /// Everything that can be seen, and with it the leases' ends.
-    pub async fn observe(&self) -> Result<(Plain, BTreeMap<(Key, usize), i64>), String> {
-        let (mut seen, mut ends) = (Plain::default(), BTreeMap::new());
-        let failed = |what: &str, error: LeaseDbError| format!("{what}: {error:?}");
+    pub async fn observe(&self) -> Result<(Plain, Ends), String> {
         let deployment = self.db.deployment().await.map_err(|error| failed("deployment", error))?;
         if deployment.mode != Mode::Normal {
             return Err("commits seem to be lost".to_owned());
         }
-        for index in 0..INDEXES {
-            let si = storage_index(index);
-            for row in self.db.list_shares(si).await.map_err(|error| failed("list_shares", error))? {
-                let key = (index, row.number.get());
-                if row.state != ShareState::Stable {
-                    return Err(format!("share {key:?} is {:?}", row.state));
-                }
-                let slice = ShareSlice::new(si, &row, 0..u64::MAX);
-                let bytes = self.plain.read_slice(&slice).await;
-                let bytes = bytes.map_err(|error| format!("share {key:?}: {error:?}"))?.to_vec();
-                seen.shares.insert(key, Share { kind: row.kind, bytes, leases: BTreeSet::new() });
+        let (mut seen, mut ends) = (Plain::default(), BTreeMap::new());
+        for (plain, of_index) in try_join_all((0..INDEXES).map(|index| self.observe_index(index))).await? {
+            seen.shares.extend(plain.shares);
+            seen.uploads.extend(plain.uploads);
+            seen.enablers.extend(plain.enablers);
+            ends.extend(of_index);
+        }
+        Ok((seen, ends))
+    }
+
+    async fn observe_index(&self, index: u8) -> Result<(Plain, Ends), String> {
+        let (mut seen, mut ends) = (Plain::default(), BTreeMap::new());
+        let si = storage_index(index);
+        for row in self.db.list_shares(si).await.map_err(|error| failed("list_shares", error))? {
+            let key = (index, row.number.get());
+            if row.state != ShareState::Stable {
+                return Err(format!("share {key:?} is {:?}", row.state));
             }
-            for lease in self.db.list_leases(si).await.map_err(|error| failed("list_leases", error))? {
-                let key = (index, lease.number.get());
-                let account = self.accounts.iter().position(|id| *id == lease.account).ok_or("a stranger's lease")?;
-                let share = seen.shares.get_mut(&key).ok_or(format!("a lease on {key:?}, which is not there"))?;
-                share.leases.insert(account);
-                ends.insert((key, account), lease.lease.expires_at.seconds());
-            }
-            let kinds: HashSet<ShareKind> =
-                seen.shares.range((index, 0)..=(index, u8::MAX)).map(|(_, share)| share.kind).collect();
-            if kinds.len() > 1 {
-                return Err(format!("storage index {index} has shares of both kinds"));
-            }
-            let slot = self.db.read_slot(si).await.map_err(|error| failed("read_slot", error))?;
-            if let Some((_, hash)) = slot.slot {
-                let number = (0..4).find(|number| enabler(*number).hash() == hash).ok_or("a stranger's enabler")?;
-                seen.enablers.insert(index, number);
-            }
-            for number in 0..NUMBERS {
-                if let Some(upload) = self.upload((index, number)).await? {
-                    seen.uploads.insert((index, number), upload);
-                }
-            }
+            let slice = ShareSlice::new(si, &row, 0..u64::MAX);
+            let bytes = self.plain.read_slice(&slice).await;
+            let bytes = bytes.map_err(|error| format!("share {key:?}: {error:?}"))?.to_vec();
+            seen.shares.insert(key, Share { kind: row.kind, bytes, leases: BTreeSet::new() });
+        }
+        for lease in self.db.list_leases(si).await.map_err(|error| failed("list_leases", error))? {
+            let key = (index, lease.number.get());
+            let account = self.accounts.iter().position(|id| *id == lease.account).ok_or("a stranger's lease")?;
+            let share = seen.shares.get_mut(&key).ok_or(format!("a lease on {key:?}, which is not there"))?;
+            share.leases.insert(account);
+            ends.insert((key, account), lease.lease.expires_at.seconds());
+        }
+        let kinds: HashSet<ShareKind> = seen.shares.values().map(|share| share.kind).collect();
+        if kinds.len() > 1 {
+            return Err(format!("storage index {index} has shares of both kinds"));
+        }
+        let slot = self.db.read_slot(si).await.map_err(|error| failed("read_slot", error))?;
+        if let Some((_, hash)) = slot.slot {
+            let number = (0..4).find(|number| enabler(*number).hash() == hash).ok_or("a stranger's enabler")?;
+            seen.enablers.insert(index, number);
+        }
+        let uploads = try_join_all((0..NUMBERS).map(|number| self.upload((index, number)))).await?;
+        for (number, upload) in (0..NUMBERS).zip(uploads) {
+            seen.uploads.extend(upload.map(|upload| ((index, number), upload)));
         }
         Ok((seen, ends))
     }
