@@ -92,6 +92,8 @@ struct Measured {
     raw: f64,
     /// The same with transactions that are truly empty.
     raw_nothing: Option<f64>,
+    /// How many objects of 1 KiB the store takes in a second: each small share and each write is one beside its commits.
+    raw_objects: Option<f64>,
     one: Sample,
     many: Sample,
 }
@@ -126,8 +128,9 @@ pub fn run(arguments: &Arguments, directory: &Path) -> Result<String> {
         }
         write_table(&mut text, &lines);
         text.push_str(
-            "asked is the ratio to the store alone: signed requests for objects of 1 MiB, or commits with a transaction \
-             number divided by those that the operation needs; in brackets by truly empty transactions\n\
+            "asked is the ratio to the store alone: signed requests for objects of 1 MiB, or synced commits of \
+             nothing divided by those that the operation needs; in brackets by transactions that sync nothing either\n\
+             objects alone: signed requests that write 1 KiB, of which a small share and a write of a slot need one beside their commits\n\
              CPU per operation; services and others is what PostgreSQL, MinIO and everybody else on the machine took\n",
         );
     }
@@ -177,9 +180,12 @@ fn measure(row: &Row, arguments: &Arguments, one: &Target, many: &Target, random
             }
             Raw::Commits(commits) => {
                 let rate = |empty| raw_postgres::rate(&services.primary, empty, CONNECTIONS, WARM_UP, window);
-                measured.raw += rate(Empty::Numbered)? / f64::from(commits) / rounds;
+                measured.raw += rate(Empty::Synced)? / f64::from(commits) / rounds;
                 let nothing = rate(Empty::Nothing)? / f64::from(commits) / rounds;
                 *measured.raw_nothing.get_or_insert_default() += nothing;
+                let (store, bucket, run) = (services.store, &services.bucket, random.random());
+                let objects = raw_s3::rate(store, bucket, Direct::PutSmall, run, workers, WARM_UP, window)?;
+                *measured.raw_objects.get_or_insert_default() += objects / rounds;
             }
         }
         say(&format!("{}: one pod, round {round}", row.name));
@@ -192,8 +198,9 @@ fn measure(row: &Row, arguments: &Arguments, one: &Target, many: &Target, random
 
 fn headings() -> Vec<String> {
     let first = ["operation", "workers", "store alone/s", "one pod/s", "ratio", "three pods/s", "ratio", "asked"];
+    let objects = ["objects alone/s", "ratio"];
     let second = ["pods CPU ms", "of three", "generator", "services and others", "p50 ms", "p99 ms", ""];
-    first.iter().chain(&second).map(ToString::to_string).collect()
+    first.iter().chain(&objects).chain(&second).map(ToString::to_string).collect()
 }
 
 impl Measured {
@@ -214,6 +221,8 @@ impl Measured {
             format!("{:.0}", self.many.rate()),
             nothing(&self.many),
             format!("≥{}", row.asked_ratio),
+            self.raw_objects.map_or("-".to_owned(), |objects| format!("{objects:.0}")),
+            self.raw_objects.map_or("-".to_owned(), |objects| format!("{:.2}", self.one.rate() / objects)),
             format!("{:.2}", self.one.cpu_ms()),
             format!("{:.2}", self.many.cpu_ms()),
             format!("{:.2}", self.one.generator_cpu_ms()),

@@ -18,15 +18,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum Empty {
     /// Nothing between the two words. The server writes nothing for it.
     Nothing,
-    /// With a number of its own, so that its end is written to the log and synced, as for every one that changes a row.
-    Numbered,
+    /// With nothing but an empty message in the log, so that it gets a number and its end is synced, as for every one that
+    /// changes a row. (A number alone is not enough: the server does not wait for the end of what has logged nothing.)
+    Synced,
 }
 
 impl Empty {
     const fn text(self) -> &'static str {
         match self {
             Self::Nothing => "BEGIN; COMMIT",
-            Self::Numbered => "BEGIN; SELECT pg_current_xact_id(); COMMIT",
+            Self::Synced => "BEGIN; SELECT pg_logical_emit_message(true, '', ''); COMMIT",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the object store itself does, without any server of ours: signed requests for objects of 1 MiB, one after
+//! What the object store itself does, without any server of ours: signed requests for objects, one after
 //! another on kept connections.
 
 use std::io::{BufReader, Write};
@@ -10,8 +10,10 @@ use anyhow::{Context, Result, ensure};
 use leasehold_e2e_services::Minio;
 use leasehold_e2e_services::http1::{Head, read_content};
 
-/// The size of an object.
+/// The size of an object that is a piece of a large share.
 const OBJECT_BYTES: usize = 1 << 20;
+/// The size of an object that is a small share.
+const SMALL_BYTES: usize = 1 << 10;
 /// Objects that are read.
 const READ_OBJECTS: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -21,6 +23,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 pub enum Direct {
     /// Write new ones.
     Put,
+    /// Write new ones of 1 KiB.
+    PutSmall,
     /// Read what [`prepare`] has written.
     Get,
 }
@@ -56,11 +60,11 @@ pub fn rate(
             let bucket = bucket.to_owned();
             thread::spawn(move || -> Result<u64> {
                 let mut connection = Connection::open(store)?;
-                let data = vec![0x5a; OBJECT_BYTES];
+                let data = vec![0x5a; if direct == Direct::PutSmall { SMALL_BYTES } else { OBJECT_BYTES }];
                 let mut counted = 0;
                 for number in 0.. {
                     match direct {
-                        Direct::Put => {
+                        Direct::Put | Direct::PutSmall => {
                             let name = format!("/{bucket}/direct/{run:016x}/{worker}/{number}");
                             connection.request("PUT", &name, &data)?;
                         }
