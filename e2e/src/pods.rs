@@ -105,6 +105,9 @@ impl Services {
     /// If there is no standby or it does not take over.
     pub fn fail_over(&mut self) -> Result<()> {
         let standby = self.standby.take().context("there is no standby")?;
+        // A primary that was killed and started again shows commits for whose standby nobody waited; losing it before
+        // the standby has them is what no setting of PostgreSQL protects from.
+        self.primary.wait_replicated()?;
         self.primary.kill()?;
         standby.promote()?;
         self.database.set_target(standby.address());

@@ -320,7 +320,11 @@ impl<L: LeaseDb, B: Backend> Writing<'_, L, B> {
                     }
                     Part::Known(range, theirs) => {
                         let (a, b) = (self.stored_bytes(ours, range.clone()), self.stored_bytes(&theirs, range));
-                        if !body::equal(a, b).await.map_err(side_error)? {
+                        // Both come from the backend: what fails here is not the client's.
+                        let unreadable = |side| match side {
+                            Side::First(error) | Side::Second(error) => BackendError::Unavailable(error),
+                        };
+                        if !body::equal(a, b).await.map_err(unreadable)? {
                             return Err(StoreError::Conflict);
                         }
                     }
