@@ -49,21 +49,18 @@ async fn is_due_now<L: LeaseDb>(db: &L, job: &Scheduled) -> Result<bool> {
     Ok(is_due(runs.iter().find(|run| !run.dry_run), job.interval_seconds, db.now().await?))
 }
 
-/// Runs jobs when they are due, one after the other, until the process ends. A job that fails is told of and tried again.
-pub async fn keep<L: LeaseDb>(db: Arc<L>, jobs: Vec<Scheduled>, metrics: Arc<Metrics>, drain: Drain) {
+/// Runs a job whenever it is due, until the process ends. Failures are told of and tried again. Each job has a schedule of
+/// its own: a backup does not wait for a crawl of days.
+pub async fn keep<L: LeaseDb>(db: Arc<L>, job: Scheduled, metrics: Arc<Metrics>, drain: Drain) {
     loop {
-        for job in &jobs {
-            let outcome = match is_due_now(&*db, job).await {
-                Ok(false) => continue,
-                Ok(true) => tokio::select! {
-                    () = drain.stopped() => return,
-                    outcome = (job.run)() => outcome,
-                },
-                Err(error) => Err(error.into()),
-            };
-            if let Err(error) = outcome {
-                metrics.background_failures.inc();
-                tracing::warn!(job = %job.kind, error = format!("{error:#}"), "a job failed and will be tried again");
+        let attempt = async { if is_due_now(&*db, &job).await? { (job.run)().await } else { Ok(()) } };
+        tokio::select! {
+            () = drain.stopped() => return,
+            outcome = attempt => {
+                if let Err(error) = outcome {
+                    metrics.background_failures.inc();
+                    tracing::warn!(job = %job.kind, error = format!("{error:#}"), "a job failed and will be tried again");
+                }
             }
         }
         tokio::select! {
