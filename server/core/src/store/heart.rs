@@ -7,7 +7,7 @@ use super::{Result, Store};
 use crate::backend::{Backend, BackendError};
 use crate::beat::{BEAT_FOLDER, BEAT_SECONDS, BeatName, MARK_FOLDER, mark, marked_deployment};
 use crate::chunk::ObjectKey;
-use crate::leasedb::{LeaseDb, Mode, Tick, TickOutcome};
+use crate::leasedb::{Epoch, LeaseDb, Mode, Tick, TickOutcome};
 
 /// Whose a backend is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +76,18 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         Ok(lost || self.db.deployment().await?.mode == Mode::Recovery)
     }
 
+    /// Whether neither the database nor the backend tells of another epoch, or of recovery. Asked before anything is
+    /// deleted, by whoever claimed it in this epoch and may have slept since (`review.md` C4).
+    pub(super) async fn is_present(&self, epoch: Epoch) -> Result<bool> {
+        let deployment = self.db.deployment().await?;
+        if deployment.epoch != epoch || deployment.mode != Mode::Normal {
+            return Ok(false);
+        }
+        let later = format!("{BEAT_FOLDER}{:010}", epoch.0.saturating_add(1));
+        let beats = self.backend.list(BEAT_FOLDER, Some(&later), 1).await?;
+        Ok(beats.objects.is_empty())
+    }
+
     async fn tick_after(&self, seconds: i64) -> Result<Option<TickOutcome>> {
         if !self.db.is_tick_due(seconds).await? {
             return Ok(None);
@@ -104,7 +116,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         self.backend.put(key, 0, stream::empty::<std::io::Result<Bytes>>().boxed()).await
     }
 
-    async fn names(&self, prefix: &str) -> Result<Vec<String>> {
+    pub(super) async fn names(&self, prefix: &str) -> Result<Vec<String>> {
         let mut names = Vec::new();
         let mut after = None;
         loop {

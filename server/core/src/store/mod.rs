@@ -5,6 +5,7 @@
 //! to its end even when the client has gone (front ends run it in a task of its own): then every object it stored is
 //! either named by a row or garbage. A process that dies in the middle leaves objects that no row names, nothing else.
 
+mod backup;
 mod body;
 mod collect;
 mod heart;
@@ -17,6 +18,7 @@ mod stage;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+pub use backup::Restored;
 pub use body::Payload;
 pub use collect::Collected;
 pub use heart::Claim;
@@ -126,6 +128,8 @@ pub struct StoreOptions {
     pub reserved_bytes: u64,
     /// Whether no acknowledged commit is lost when a standby of the lease database takes over.
     pub standby_is_synchronous: bool,
+    /// Where backups are not this program's: how far back a restore may reach, in seconds; 0 where there are none.
+    pub restore_horizon_seconds: Option<i64>,
 }
 
 impl Default for StoreOptions {
@@ -138,6 +142,7 @@ impl Default for StoreOptions {
             merged_max_bytes: 64 << 20,
             reserved_bytes: 0,
             standby_is_synchronous: false,
+            restore_horizon_seconds: None,
         }
     }
 }
