@@ -148,9 +148,10 @@ pub(crate) fn counted(row: &ShareRow) -> u64 {
     }
 }
 
-/// Refuses an id that is too old to be put into a row: its writer may have slept (`design.md` 3.5).
-pub(crate) fn check_fence(id: ObjectId, now: Timestamp) -> Result<()> {
-    if id.made_at().seconds() > now.seconds() - NAME_FENCE_SECONDS {
+/// Refuses an object that is too old to be put into a row: its writer may have slept (`design.md` 3.5). A container is
+/// never written, so it has no age.
+pub(crate) fn check_fence(object: &StoreObject, now: Timestamp) -> Result<()> {
+    if object.made_at().is_some_and(|made_at| made_at.seconds() > now.seconds() - NAME_FENCE_SECONDS) {
         return Ok(());
     }
     Err(LeaseDbError::Invalid("an object was stored too long ago to be named now".to_owned()))
@@ -291,7 +292,7 @@ pub(crate) fn relocate(
         return Ok((false, draft.into_writes()));
     };
     for object in request.to.objects() {
-        check_fence(object.put_id(), now)?;
+        check_fence(&object, now)?;
     }
     draft.push(Write::UpdateShare(share, row.size_bytes, request.to.clone()));
     let old = object_names(share, request.from.objects());
