@@ -11,6 +11,7 @@ pub mod cli;
 pub mod datadir;
 pub mod frontend;
 pub mod identity;
+pub mod jobs;
 pub mod listener;
 pub mod metrics;
 pub mod output;

@@ -19,41 +19,11 @@ pub enum Output {
 }
 
 impl Output {
-    /// Begins to show the progress of long work on standard error, if a person is there to see it.
-    pub fn progress(self, what: &'static str) -> Progress {
-        let shown = self == Self::Text && std::io::IsTerminal::is_terminal(&std::io::stderr());
-        Progress(shown.then(|| {
-            let bar = indicatif::ProgressBar::new_spinner().with_prefix(what);
-            let style = indicatif::ProgressStyle::with_template("{spinner} {prefix}: {msg} [{elapsed}]");
-            bar.with_style(style.expect("a template of ours"))
-        }))
-    }
-
     /// Prints one or the other.
     pub fn print(self, json: &Value, text: impl FnOnce() -> String) {
         match self {
             Self::Json => println!("{json}"),
             Self::Text => println!("{}", text().trim_end()),
-        }
-    }
-}
-
-/// Tells a person at a terminal what long work has done so far; silent for programs.
-pub struct Progress(Option<indicatif::ProgressBar>);
-
-impl Progress {
-    /// Shows what was done so far.
-    pub fn show(&self, text: String) {
-        if let Some(bar) = &self.0 {
-            bar.set_message(text);
-            bar.tick();
-        }
-    }
-
-    /// Takes the line away.
-    pub fn end(self) {
-        if let Some(bar) = self.0 {
-            bar.finish_and_clear();
         }
     }
 }

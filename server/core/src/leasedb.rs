@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use crate::lease::Lease;
 use crate::locator::Locator;
+use crate::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use crate::secret::SecretHash;
 use crate::share::{ShareKind, ShareState};
 
@@ -472,6 +473,22 @@ pub trait LeaseDb: Send + Sync + 'static {
 
     /// Counts a beat, or notices that commits were lost (`review.md` B1).
     fn tick(&self, tick: Tick) -> impl Future<Output = Result<TickOutcome>> + Send;
+
+    /// Begins a run of a job, unless one of its kind is under way. One that died is abandoned. A run that is not dry takes the
+    /// permission to pass brakes that its predecessor was given.
+    fn begin_run(&self, begin: BeginRun) -> impl Future<Output = Result<BeginRunOutcome>> + Send;
+
+    /// Notes what a run has counted so far, and that it lives. False if it has ended: it must stop.
+    fn note_run(&self, run: RunId, totals: Totals) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Ends a run. False if it had ended already.
+    fn finish_run(&self, end: FinishRun) -> impl Future<Output = Result<bool>> + Send;
+
+    /// The last runs, of one kind or all, newest first.
+    fn list_runs(&self, kind: Option<RunKind>, max: u32) -> impl Future<Output = Result<Vec<Run>>> + Send;
+
+    /// Lets the run after a braked one pass the brakes, once.
+    fn permit_run(&self, run: RunId) -> impl Future<Output = Result<PermitOutcome>> + Send;
 
     /// Keeps a corruption report, unless the share has enough open ones.
     fn advise(&self, advisory: Advisory) -> impl Future<Output = Result<()>> + Send;

@@ -23,6 +23,7 @@ pub mod leasedb;
 pub mod locator;
 pub mod manifest;
 pub mod range;
+pub mod run;
 pub mod secret;
 pub mod share;
 pub mod slot;

@@ -10,6 +10,7 @@ use leasehold_core::leasedb::{
     Deployment, Epoch, Garbage, LeaseDb, LeaseRow, RecordChunks, RecordOutcome, Relocate, RenewOutcome, Result,
     Scattered, ShareRow, SlotSnapshot, Tick, TickOutcome,
 };
+use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
 
@@ -60,6 +61,11 @@ pass_on! {
     fn deployment() -> Deployment;
     fn is_tick_due(seconds: i64) -> bool;
     fn tick(tick: Tick) -> TickOutcome;
+    fn begin_run(begin: BeginRun) -> BeginRunOutcome;
+    fn note_run(run: RunId, totals: Totals) -> bool;
+    fn finish_run(end: FinishRun) -> bool;
+    fn list_runs(kind: Option<RunKind>, max: u32) -> Vec<Run>;
+    fn permit_run(run: RunId) -> PermitOutcome;
     fn advise(advisory: Advisory) -> ();
     fn find_credential(hash: SecretHash) -> Option<Credential>;
     fn note_use(uses: Vec<(SecretHash, Timestamp)>) -> ();

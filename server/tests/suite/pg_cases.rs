@@ -16,6 +16,7 @@ use leasehold_core::clock::Clock;
 use leasehold_core::id::ObjectId;
 use leasehold_core::leasedb::{AccountChange, Advisory, LeaseDb, Relocate, Result, Tick};
 use leasehold_core::locator::{Extent, Locator};
+use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, RunId, RunKind, RunState, Totals};
 use leasehold_core::share::ShareKind;
 use leasehold_core::testing::{credential, share_id, storage_index};
 use leasehold_leasedb::postgres::PgLeaseDb;
@@ -133,6 +134,26 @@ async fn claiming(_: World) -> Deed {
     })
 }
 
+async fn beginning(_: World) -> Deed {
+    let begin = BeginRun { kind: RunKind::Audit, dry_run: false, policy: String::new() };
+    deed!(
+        |db, begin| async move { db.begin_run(begin).await.map(|outcome| matches!(outcome, BeginRunOutcome::Begun(_))) }
+    )
+}
+
+async fn with_braked_run(world: World) {
+    let begin = BeginRun { kind: RunKind::Audit, dry_run: false, policy: String::new() };
+    let BeginRunOutcome::Begun(run) = world.db.begin_run(begin).await.expect("begin_run") else {
+        panic!("it is the first")
+    };
+    let end = FinishRun { id: run.id, state: RunState::Braked, totals: Totals::default(), reason: String::new() };
+    assert!(world.db.finish_run(end).await.expect("finish_run"));
+}
+
+async fn permitting(_: World) -> Deed {
+    deed!(|db| async move { db.permit_run(RunId(1)).await })
+}
+
 async fn changing(world: World) -> Deed {
     let alice = world.find("alice").await;
     let change = AccountChange { quota_bytes: Some(Some(7_000_000)), ..AccountChange::default() };
@@ -204,6 +225,8 @@ pub fn transactions() -> Vec<Case> {
         case!("tick", with_alice, ticking, "()", "()", false),
         // The claim lapses, then somebody has it again.
         case!("claim_garbage", with_garbage, claiming, "[1]", "[]", true),
+        case!("begin_run", with_alice, beginning, "true", "false", true),
+        case!("permit_run", with_braked_run, permitting, "Permitted", "Permitted", true),
         case!("create_account", with_alice, creating, "Some(\"Created\")", "Some(\"NameTaken\")", true),
         case!("change_account", with_alice, changing, "true", "true", false),
         case!("rotate_credential", with_alice, rotating, "true", "Err", true),
@@ -275,6 +298,12 @@ pub fn singles() -> Vec<Single> {
             let now = leasehold_core::testing::clock::ManualClock::default().now();
             db.note_use(vec![(credential("alice"), now)]).await
         }),
+        single!("note_run", "runs", true, |db| db.note_run(RunId(1), Totals::default())),
+        single!("finish_run", "runs", true, |db| async move {
+            let (state, reason) = (RunState::Done, String::new());
+            db.finish_run(FinishRun { id: RunId(1), state, totals: Totals::default(), reason }).await
+        }),
+        single!("list_runs", "runs", true, |db| db.list_runs(None, 10)),
         single!("finish_garbage", "garbage", false, |db| db.finish_garbage(vec![1])),
         single!("claim_scattered", "scattered", false, |db| async move { db.claim_scattered(10, 60).await.map(drop) }),
     ]

@@ -160,7 +160,7 @@ impl World {
 /// Every row of ours, as text. Times and numbers that the database itself gives are left out: two runs of the same
 /// request differ in nothing else.
 pub async fn rows(postgres: &Postgres, database: &str) -> String {
-    const TABLES: [&str; 14] = [
+    const TABLES: [&str; 15] = [
         "deployment",
         "beats",
         "losses",
@@ -175,8 +175,10 @@ pub async fn rows(postgres: &Postgres, database: &str) -> String {
         "scattered",
         "garbage",
         "corruption_advisories",
+        "runs",
     ];
-    const GIVEN: &str = "ARRAY['created_at', 'received_at', 'garbage_id', 'credential_id', 'advisory_id']";
+    const GIVEN: &str = "ARRAY['created_at', 'received_at', 'garbage_id', 'credential_id', 'advisory_id', 'run_id', \
+        'started_at', 'alive_at']";
     let each = TABLES.map(|table| format!("SELECT '{table} ' || (to_jsonb(t) - {GIVEN})::text AS line FROM {table} t"));
     let sql = format!(
         "SET search_path = leasehold; SELECT string_agg(line, E'\\n' ORDER BY line) FROM ({}) all_rows",

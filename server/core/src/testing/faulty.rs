@@ -29,6 +29,7 @@ use crate::leasedb::{
     Deployment, Epoch, Garbage, LeaseDb, LeaseDbError, LeaseRow, RecordChunks, RecordOutcome, Relocate, RenewOutcome,
     Scattered, ShareRow, SlotSnapshot, Tick, TickOutcome,
 };
+use crate::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use crate::secret::SecretHash;
 use crate::share::ShareKind;
 
@@ -388,6 +389,11 @@ pass_on! {
     fn deployment() -> Deployment;
     fn is_tick_due(seconds: i64) -> bool;
     fn tick(tick: Tick) -> TickOutcome;
+    fn begin_run(begin: BeginRun) -> BeginRunOutcome;
+    fn note_run(run: RunId, totals: Totals) -> bool;
+    fn finish_run(end: FinishRun) -> bool;
+    fn list_runs(kind: Option<RunKind>, max: u32) -> Vec<Run>;
+    fn permit_run(run: RunId) -> PermitOutcome;
     fn advise(advisory: Advisory) -> ();
     fn find_credential(hash: SecretHash) -> Option<Credential>;
     fn note_use(uses: Vec<(SecretHash, Timestamp)>) -> ();

@@ -14,6 +14,7 @@ mod garbage;
 mod load;
 mod metrics;
 mod migrate;
+mod runs;
 mod sql;
 mod transactions;
 mod tx;
@@ -33,6 +34,7 @@ use leasehold_core::leasedb::{
     Deployment, Epoch, Garbage, LeaseDb, LeaseDbError, LeaseRow, RecordChunks, RecordOutcome, Relocate, RenewOutcome,
     Result, Scattered, ShareRow, SlotSnapshot, Tick, TickOutcome,
 };
+use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
 
@@ -41,7 +43,7 @@ pub use metrics::PgMetrics;
 pub use migrate::{Migrated, Roles, migrate};
 
 /// The schema version that this program wants.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// The lease database on PostgreSQL. Clones share connections.
 #[derive(Clone)]
@@ -208,6 +210,26 @@ impl LeaseDb for PgLeaseDb {
 
     async fn tick(&self, tick: Tick) -> Result<TickOutcome> {
         self.change_tick(&tick).await
+    }
+
+    async fn begin_run(&self, begin: BeginRun) -> Result<BeginRunOutcome> {
+        self.change_begin_run(begin).await
+    }
+
+    async fn note_run(&self, run: RunId, totals: Totals) -> Result<bool> {
+        self.change_note_run(run, &totals).await
+    }
+
+    async fn finish_run(&self, end: FinishRun) -> Result<bool> {
+        self.change_finish_run(end).await
+    }
+
+    async fn list_runs(&self, kind: Option<RunKind>, max: u32) -> Result<Vec<Run>> {
+        self.read_runs(kind, max).await
+    }
+
+    async fn permit_run(&self, run: RunId) -> Result<PermitOutcome> {
+        self.change_permit_run(run).await
     }
 
     async fn advise(&self, advisory: Advisory) -> Result<()> {

@@ -10,6 +10,7 @@ mod apply;
 mod deployment;
 mod garbage;
 mod rows;
+mod runs;
 mod transactions;
 
 use std::path::Path;
@@ -29,6 +30,7 @@ use leasehold_core::leasedb::{
     Deployment, Epoch, Garbage, LeaseDb, LeaseDbError, LeaseRow, RecordChunks, RecordOutcome, Relocate, RenewOutcome,
     Result, Scattered, ShareRow, SlotSnapshot, Tick, TickOutcome,
 };
+use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
 use rusqlite::{Connection, OpenFlags};
@@ -338,6 +340,26 @@ impl LeaseDb for SqliteLeaseDb {
 
     async fn tick(&self, tick: Tick) -> Result<TickOutcome> {
         self.write(move |tx| tx.tick(&tick)).await
+    }
+
+    async fn begin_run(&self, begin: BeginRun) -> Result<BeginRunOutcome> {
+        self.write(move |tx| tx.begin_run(&begin)).await
+    }
+
+    async fn note_run(&self, run: RunId, totals: Totals) -> Result<bool> {
+        self.write(move |tx| tx.note_run(run, &totals)).await
+    }
+
+    async fn finish_run(&self, end: FinishRun) -> Result<bool> {
+        self.write(move |tx| tx.finish_run(&end)).await
+    }
+
+    async fn list_runs(&self, kind: Option<RunKind>, max: u32) -> Result<Vec<Run>> {
+        self.read(move |tx| tx.list_runs(kind, max)).await
+    }
+
+    async fn permit_run(&self, run: RunId) -> Result<PermitOutcome> {
+        self.write(move |tx| tx.permit_run(run)).await
     }
 
     async fn advise(&self, advisory: Advisory) -> Result<()> {

@@ -8,6 +8,7 @@ mod bench;
 pub mod garbage;
 pub mod leases;
 pub mod races;
+pub mod runs;
 pub mod schedule;
 pub mod slots;
 pub mod uploads;
@@ -117,6 +118,14 @@ macro_rules! leasedb_contract {
                 abort_against_record_leaves_no_chunk,
                 renewal_against_removal_never_lies,
                 one_name_is_given_to_one_account,
+            ],
+            runs: [
+                one_run_of_a_kind_at_a_time,
+                a_run_that_is_silent_is_abandoned,
+                a_permission_is_for_the_next_run_and_once,
+                a_permission_is_not_lost_on_a_run_that_does_not_begin,
+                old_runs_are_forgotten,
+                of_many_that_begin_at_once_one_does,
             ],
             schedule: [
                 usage_equals_a_recount_after_any_schedule,
