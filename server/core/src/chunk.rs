@@ -152,6 +152,12 @@ impl ObjectKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether the name is never used again, so that what was read under it once holds for ever. People may remove a container
+    /// and put another one under its name.
+    pub fn is_used_once(&self) -> bool {
+        self.0.rsplit('/').next().is_some_and(|file| file.contains('.'))
+    }
 }
 
 impl fmt::Display for ObjectKey {

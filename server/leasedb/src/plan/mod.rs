@@ -240,6 +240,19 @@ pub(crate) fn renew(mut view: View, storage_index: StorageIndex) -> Result<(Rene
     Ok((outcome, draft.into_writes()))
 }
 
+/// Lets the caller's leases last until `ends` at least.
+pub(crate) fn prolong(view: &View, storage_index: StorageIndex, ends: &[(ShareNumber, Timestamp)]) -> Vec<Write> {
+    let mut draft = Draft::new(storage_index, view.now);
+    for (number, end) in ends {
+        let held = view.shares.iter().find(|held| held.row.number == *number);
+        if let Some(lease) = held.and_then(|held| held.lease).filter(|lease| lease.expires_at < *end) {
+            let share = draft.share(*number);
+            draft.push(Write::Lease(share, view.caller.account.id, Lease { expires_at: *end, ..lease }));
+        }
+    }
+    draft.into_writes()
+}
+
 /// The answer to a renewal that needs no write: there is no share, or every lease holds long enough.
 pub(crate) fn renewal_without_write(
     account: &Account,
