@@ -14,6 +14,7 @@ pub mod backend;
 pub mod beat;
 pub mod bucket;
 pub mod chunk;
+pub mod classic;
 pub mod clock;
 pub mod contact;
 pub mod id;
