@@ -11,6 +11,7 @@
 pub mod account;
 pub mod accountant;
 pub mod backend;
+pub mod backup;
 pub mod beat;
 pub mod bucket;
 pub mod chunk;

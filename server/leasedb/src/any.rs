@@ -1,6 +1,7 @@
 //! Either database, as the configuration decides.
 
 use leasehold_core::account::{Account, Usage};
+use leasehold_core::backup::{Export, Import, ImportOutcome, Pages};
 use leasehold_core::bucket::Upload;
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::Timestamp;
@@ -68,6 +69,10 @@ pass_on! {
     fn finish_run(end: FinishRun) -> bool;
     fn list_runs(kind: Option<RunKind>, max: u32) -> Vec<Run>;
     fn permit_run(run: RunId) -> PermitOutcome;
+    fn export() -> Export;
+    fn import(import: Import, pages: Pages) -> ImportOutcome;
+    fn is_empty() -> bool;
+    fn note_backup(epoch: Epoch, until: Timestamp) -> ();
     fn advise(advisory: Advisory) -> ();
     fn find_credential(hash: SecretHash) -> Option<Credential>;
     fn note_use(uses: Vec<(SecretHash, Timestamp)>) -> ();

@@ -93,6 +93,7 @@ pub(crate) enum Write {
     Garbage {
         share: ShareId,
         reason: GarbageReason,
+        created_at: Timestamp,
         not_before: Timestamp,
         objects: Vec<ObjectName>,
     },
@@ -190,7 +191,7 @@ impl Draft {
 
     fn add_garbage(&mut self, share: ShareId, reason: GarbageReason, seconds: i64, objects: Vec<ObjectName>) {
         let not_before = self.after(seconds);
-        self.push(Write::Garbage { share, reason, not_before, objects });
+        self.push(Write::Garbage { share, reason, created_at: self.now, not_before, objects });
     }
 
     /// Renews the caller's lease on a stable share, or adds one if it fits; the caller's usage is kept up to date.
