@@ -439,6 +439,22 @@ pub trait LeaseDb: Send + Sync + 'static {
     /// All leases on a storage index, by share and account.
     fn list_leases(&self, storage_index: StorageIndex) -> impl Future<Output = Result<Vec<LeaseRow>>> + Send;
 
+    /// Lets the account's leases on these shares last until these times at least, as leases of another server did that the
+    /// shares came from.
+    fn prolong_leases(
+        &self,
+        storage_index: StorageIndex,
+        account: AccountId,
+        ends: Vec<(ShareNumber, Timestamp)>,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// Storage indexes that have shares, ascending, behind `after`.
+    fn list_storage_indexes(
+        &self,
+        after: Option<StorageIndex>,
+        max: u32,
+    ) -> impl Future<Output = Result<Vec<StorageIndex>>> + Send;
+
     /// A slot with its shares in one snapshot.
     fn read_slot(&self, storage_index: StorageIndex) -> impl Future<Output = Result<SlotSnapshot>> + Send;
 

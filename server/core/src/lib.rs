@@ -15,6 +15,7 @@ pub mod backup;
 pub mod beat;
 pub mod bucket;
 pub mod chunk;
+pub mod classic;
 pub mod clock;
 pub mod contact;
 pub mod id;

@@ -7,9 +7,12 @@
 
 mod backup;
 mod body;
+mod classic;
 mod collect;
+mod export;
 mod heart;
 mod immutable;
+mod import;
 mod mutable;
 mod read;
 mod rows;
@@ -21,8 +24,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 pub use backup::Restored;
 pub use body::Payload;
 pub use collect::Collected;
+pub use export::Outgoing;
 pub use heart::Claim;
 pub use immutable::{Allocated, Written};
+pub use import::{Imported, Incoming, Refusal};
 pub use mutable::ReadTestWriteOutcome;
 pub use read::ShareSlice;
 
