@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and what each command does with the parts.
 
 mod account;
+mod backup;
 mod classic;
 mod collect;
 mod serve;
@@ -64,6 +65,16 @@ enum Command {
     ///
     /// Any number of these may run at once, beside any number of servers.
     Collect(Common),
+    /// Put a copy of the lease database into the storage backend; then exit
+    ///
+    /// The copy is the database at one instant: accounts, credentials (their hashes), shares, leases, slots. A running
+    /// server does this by itself every hour. Backups that are kept no longer are removed.
+    Backup(backup::BackupArgs),
+    /// Fill an empty lease database from a backup
+    ///
+    /// For when the database was lost or is damaged: move its file away, or make and migrate another database, and stop
+    /// all servers. What clients stored since the backup is found again in the backend.
+    Restore(backup::RestoreArgs),
     /// Copy the shares of a Tahoe-LAFS node into this server
     ///
     /// For a storage folder that is elsewhere. (A folder that becomes the data directory itself needs no import: its shares
@@ -124,6 +135,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(common) => upkeep::run_check(&common).await,
         Command::Migrate(common) => upkeep::run_migrate(&common).await,
         Command::Collect(common) => collect::run(&common).await,
+        Command::Backup(args) => backup::run_backup(args).await,
+        Command::Restore(args) => backup::run_restore(args).await,
         Command::Import(args) => classic::run_import(args).await,
         Command::Export(args) => classic::run_export(args).await,
     }
