@@ -31,7 +31,8 @@ const IMMUTABLE_LEASE_BYTES: usize = 72;
 const MUTABLE_LEASE_BYTES: usize = 92;
 /// Leases of a mutable container that have a place in its header.
 const HEAD_LEASES: usize = 4;
-const MAGIC: [&[u8; 32]; 2] = [b"Tahoe mutable container v1\n\x75\x09\x44\x03\x8e", b"Tahoe mutable container v2\n\xc3\x55\x21\x99\x25"];
+const MAGIC: [&[u8; 32]; 2] =
+    [b"Tahoe mutable container v1\n\x75\x09\x44\x03\x8e", b"Tahoe mutable container v2\n\xc3\x55\x21\x99\x25"];
 
 /// How long a classic server's lease lasts from its renewal: the time of the renewal itself is not in the container.
 pub const CLASSIC_LEASE_SECONDS: i64 = crate::lease::LEASE_DURATION_SECONDS;
@@ -162,7 +163,8 @@ impl Container {
         }
         // Where there is no room for extra leases there are none: it is the data that matters.
         let is_room = extra_at >= MUTABLE_HEAD_BYTES + size_bytes && extra_at < length_bytes;
-        let leases_at = if is_room { extra_at..length_bytes.min(extra_at.saturating_add(LEASES_BYTES_MAX)) } else { 0..0 };
+        let leases_at =
+            if is_room { extra_at..length_bytes.min(extra_at.saturating_add(LEASES_BYTES_MAX)) } else { 0..0 };
         let slot = Some(SlotHead { write_enabler, node_id });
         Ok(Self { kind: ShareKind::Mutable, version, size_bytes, slot, head_leases, leases_at })
     }
@@ -182,7 +184,9 @@ impl Container {
     pub fn leases(&self, bytes: &[u8]) -> Vec<LeaseRecord> {
         let mut leases = self.head_leases.clone();
         match self.kind {
-            ShareKind::Immutable => leases.extend(bytes.chunks_exact(IMMUTABLE_LEASE_BYTES).filter_map(immutable_lease)),
+            ShareKind::Immutable => {
+                leases.extend(bytes.chunks_exact(IMMUTABLE_LEASE_BYTES).filter_map(immutable_lease))
+            }
             ShareKind::Mutable => {
                 let Some((count, bytes)) = bytes.split_first_chunk() else { return leases };
                 let count = usize::try_from(u32::from_be_bytes(*count)).unwrap_or(usize::MAX);

@@ -509,6 +509,9 @@ pub trait LeaseDb: Send + Sync + 'static {
     /// Lets the run after a braked one pass the brakes, once.
     fn permit_run(&self, run: RunId) -> impl Future<Output = Result<PermitOutcome>> + Send;
 
+    /// Counts again what an account holds, and makes its counters say so. Gives what they said, and what they say now.
+    fn recount_usage(&self, account: AccountId) -> impl Future<Output = Result<(Usage, Usage)>> + Send;
+
     /// Everything there is, at one instant.
     fn export(&self) -> impl Future<Output = Result<Export>> + Send;
 

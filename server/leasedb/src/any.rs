@@ -69,6 +69,7 @@ pass_on! {
     fn finish_run(end: FinishRun) -> bool;
     fn list_runs(kind: Option<RunKind>, max: u32) -> Vec<Run>;
     fn permit_run(run: RunId) -> PermitOutcome;
+    fn recount_usage(account: AccountId) -> (Usage, Usage);
     fn export() -> Export;
     fn import(import: Import, pages: Pages) -> ImportOutcome;
     fn is_empty() -> bool;

@@ -31,7 +31,10 @@ impl Dialect {
         }
         let condition = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") };
         let (columns, key) = (columns.join(", "), names(table.key_columns()));
-        format!("-- export_{}\nSELECT {columns}\nFROM {from}\nWHERE {condition}\nORDER BY {key}\nLIMIT {PAGE_ROWS}", table.name)
+        format!(
+            "-- export_{}\nSELECT {columns}\nFROM {from}\nWHERE {condition}\nORDER BY {key}\nLIMIT {PAGE_ROWS}",
+            table.name
+        )
     }
 
     /// So many parameters, from the one of a number on.

@@ -77,7 +77,8 @@ const STARTER: &str = "starter";
 
 async fn session(db: &AnyLeaseDb, name: &str) -> anyhow::Result<Session> {
     let account: Option<Account> = db.find_account(name.to_owned()).await?;
-    let account = account.with_context(|| format!("there is no account {name:?}; `leasehold account list` shows all"))?;
+    let account =
+        account.with_context(|| format!("there is no account {name:?}; `leasehold account list` shows all"))?;
     let usage = db.usage(account.id).await?;
     Ok(Session::on_behalf_of(account, usage))
 }

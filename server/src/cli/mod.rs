@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and what each command does with the parts.
 
 mod account;
+mod audit;
 mod classic;
 mod collect;
 mod serve;
@@ -64,6 +65,11 @@ enum Command {
     ///
     /// Any number of these may run at once, beside any number of servers.
     Collect(Common),
+    /// Count again what accounts hold, and correct counters that are wrong
+    ///
+    /// Needs the lease database only, and may run beside servers. There is never a difference unless a program was wrong or
+    /// somebody changed rows by hand.
+    Audit(Common),
     /// Copy the shares of a Tahoe-LAFS node into this server
     ///
     /// For a storage folder that is elsewhere. (A folder that becomes the data directory itself needs no import: its shares
@@ -124,6 +130,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(common) => upkeep::run_check(&common).await,
         Command::Migrate(common) => upkeep::run_migrate(&common).await,
         Command::Collect(common) => collect::run(&common).await,
+        Command::Audit(common) => audit::run(&common).await,
         Command::Import(args) => classic::run_import(args).await,
         Command::Export(args) => classic::run_export(args).await,
     }

@@ -138,7 +138,9 @@ async fn write<L: LeaseDb, B: Backend>(
     file.write_all(&outgoing.frame.head).with_context(cannot)?;
     while let Some(block) = data.try_next().await? {
         let mut writing = file;
-        file = tokio::task::spawn_blocking(move || writing.write_all(&block).map(|()| writing)).await?.with_context(cannot)?;
+        file = tokio::task::spawn_blocking(move || writing.write_all(&block).map(|()| writing))
+            .await?
+            .with_context(cannot)?;
     }
     file.write_all(&outgoing.frame.tail).with_context(cannot)?;
     fs::rename(&making, &path).with_context(|| format!("cannot move {}", making.display()))

@@ -165,7 +165,9 @@ impl Manifest {
         let (format, _) = rest.split_first_chunk::<4>().ok_or_else(malformed)?;
         let format = u32::from_be_bytes(*format);
         if format > FORMAT {
-            return Err(Unreadable::Newer(format!("it is written in format {format}, this program reads up to {FORMAT}")));
+            return Err(Unreadable::Newer(format!(
+                "it is written in format {format}, this program reads up to {FORMAT}"
+            )));
         }
         let (covered, digest) = object.split_last_chunk::<DIGEST_BYTES>().ok_or_else(malformed)?;
         if blake3::hash(covered) != *digest {
@@ -191,7 +193,8 @@ fn decode_rows(mut rows: &[u8]) -> Option<Manifest> {
     else {
         return None;
     };
-    let name = BackupName { epoch: Epoch(epoch.unsigned()?), number: sequence.unsigned()?, id: ObjectId::new(id.array()?) };
+    let name =
+        BackupName { epoch: Epoch(epoch.unsigned()?), number: sequence.unsigned()?, id: ObjectId::new(id.array()?) };
     let mode = if *mode == Value::Integer(0) { Mode::Normal } else { Mode::Recovery };
     let instant = Instant {
         deployment: ObjectId::new(deployment.array()?),

@@ -228,12 +228,8 @@ static SLOTS: Table = Table {
     role: Role::Plain,
 };
 
-static SCATTERED: Table = Table {
-    name: "scattered",
-    columns: &[id("si"), integer("shnum"), integer("due_at")],
-    key: 2,
-    role: Role::Plain,
-};
+static SCATTERED: Table =
+    Table { name: "scattered", columns: &[id("si"), integer("shnum"), integer("due_at")], key: 2, role: Role::Plain };
 
 static GARBAGE: Table = Table {
     name: "garbage",

@@ -45,11 +45,9 @@ impl Walk {
         let table = TABLES.get(self.table)?;
         Some(match &self.following {
             None => Ask { table, after: self.after.clone(), until: Key::new() },
-            Some(following) => Ask {
-                table: TABLES[self.table + 1],
-                after: following.after.clone(),
-                until: following.until.clone(),
-            },
+            Some(following) => {
+                Ask { table: TABLES[self.table + 1], after: following.after.clone(), until: following.until.clone() }
+            }
         })
     }
 
@@ -102,7 +100,8 @@ mod tests {
             let (after, until): (Vec<i64>, Vec<i64>) =
                 (ask.after.iter().map(number).collect(), ask.until.iter().map(number).collect());
             let fits = |row: &&Vec<i64>| {
-                (after.is_empty() || row[..after.len()] > after[..]) && (until.is_empty() || row[..until.len()] <= until[..])
+                (after.is_empty() || row[..after.len()] > after[..])
+                    && (until.is_empty() || row[..until.len()] <= until[..])
             };
             let index = index_of(ask.table);
             let rows: Vec<Vec<i64>> =

@@ -23,7 +23,8 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         share: ShareId,
         length_bytes: u64,
     ) -> Result<Result<(Container, Vec<LeaseRecord>), Damage>> {
-        let first = length_bytes.min(if length_bytes <= READ_AT_ONCE_BYTES { READ_AT_ONCE_BYTES } else { HEAD_BYTES_MAX });
+        let first =
+            length_bytes.min(if length_bytes <= READ_AT_ONCE_BYTES { READ_AT_ONCE_BYTES } else { HEAD_BYTES_MAX });
         let start = self.read_object(share, 0..first).await?;
         let head = &start[..start.len().min(HEAD_BYTES_MAX as usize)];
         let container = match Container::decode(head, length_bytes) {

@@ -27,15 +27,12 @@ const DIALECT: Dialect = Dialect {
         Kind::Flag => format!("{}::int::bigint", column.name),
         Kind::Id | Kind::Bytes | Kind::Text => column.name.to_owned(),
     },
-    counters: "(SELECT account_id, sum(leased_bytes)::bigint AS leased_bytes, sum(leased_shares)::bigint AS leased_shares
+    counters:
+        "(SELECT account_id, sum(leased_bytes)::bigint AS leased_bytes, sum(leased_shares)::bigint AS leased_shares
       FROM account_usage GROUP BY account_id) counters",
 };
 
-sql!(
-    IS_EMPTY_NOW,
-    [],
-    IS_EMPTY
-);
+sql!(IS_EMPTY_NOW, [], IS_EMPTY);
 sql!(
     NOTE_BACKUP,
     [INT8, INT8],

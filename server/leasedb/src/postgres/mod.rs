@@ -8,6 +8,7 @@
 
 mod accounts;
 mod apply;
+mod audit;
 mod backup;
 mod connect;
 mod deployment;
@@ -245,6 +246,10 @@ impl LeaseDb for PgLeaseDb {
 
     async fn permit_run(&self, run: RunId) -> Result<PermitOutcome> {
         self.change_permit_run(run).await
+    }
+
+    async fn recount_usage(&self, account: AccountId) -> Result<(Usage, Usage)> {
+        self.change_recount_usage(account).await
     }
 
     async fn export(&self) -> Result<Export> {

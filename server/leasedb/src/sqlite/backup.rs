@@ -27,11 +27,7 @@ use crate::plan::integer;
 /// How many pages may wait for whoever reads or writes them.
 const PAGES_AHEAD: usize = 2;
 
-const DIALECT: Dialect = Dialect {
-    mark: '?',
-    column: |column| column.name.to_owned(),
-    counters: "accounts",
-};
+const DIALECT: Dialect = Dialect { mark: '?', column: |column| column.name.to_owned(), counters: "accounts" };
 
 /// What a thread needs to open the database by itself.
 pub(super) struct File {

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod apply;
+mod audit;
 mod backup;
 mod deployment;
 mod garbage;
@@ -377,6 +378,10 @@ impl LeaseDb for SqliteLeaseDb {
 
     async fn permit_run(&self, run: RunId) -> Result<PermitOutcome> {
         self.write(move |tx| tx.permit_run(run)).await
+    }
+
+    async fn recount_usage(&self, account: AccountId) -> Result<(Usage, Usage)> {
+        self.write(move |tx| tx.recount_usage(account)).await
     }
 
     async fn export(&self) -> Result<Export> {
