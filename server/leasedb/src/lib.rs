@@ -8,6 +8,7 @@ mod any;
 mod columns;
 mod plan;
 pub mod postgres;
+mod removed;
 pub mod sqlite;
 
 pub use any::AnyLeaseDb;
