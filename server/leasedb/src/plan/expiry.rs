@@ -228,7 +228,7 @@ pub(crate) fn undo(mut view: UndoView, request: &Undo) -> Result<(Undone, Vec<Wr
         slot_is_new |= removed.slot.is_some() && slot.is_none();
         slot = slot.or_else(|| removed.slot.as_ref().map(|(slot, _)| slot.clone()));
         let share = draft.share(number);
-        draft.push(Write::InsertShare(share, row.kind, row.size_bytes, row.locator.clone()));
+        draft.push(Write::InsertShare(share, row.kind, row.size_bytes, row.locator.clone(), view.now));
         if row.kind == ShareKind::Immutable && row.locator.objects().len() > 1 {
             let due = draft.after(MERGE_AFTER_SECONDS);
             draft.push(Write::Scattered(share, due));

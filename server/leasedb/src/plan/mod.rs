@@ -86,7 +86,8 @@ pub(crate) enum Write {
     },
     /// The upload with its chunk rows.
     RemoveUpload(ShareId),
-    InsertShare(ShareId, ShareKind, u64, Locator),
+    /// With the time it is made at.
+    InsertShare(ShareId, ShareKind, u64, Locator, Timestamp),
     /// Stable from now on, with these bytes.
     UpdateShare(ShareId, u64, Locator),
     RemoveShare(ShareId),

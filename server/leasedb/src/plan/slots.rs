@@ -120,7 +120,7 @@ fn put_share(
     let mut superseded = Vec::new();
     let old = slot.find(number).cloned();
     match &old {
-        None => draft.push(Write::InsertShare(share, ShareKind::Mutable, size_bytes, locator.clone())),
+        None => draft.push(Write::InsertShare(share, ShareKind::Mutable, size_bytes, locator.clone(), draft.now)),
         Some(old) => {
             draft.push(Write::UpdateShare(share, size_bytes, locator.clone()));
             let bytes = integer(counted(&fresh))? - integer(counted(&old.row))?;

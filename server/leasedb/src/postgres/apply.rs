@@ -55,10 +55,10 @@ sql!(
 );
 sql!(
     INSERT_SHARE,
-    [UUID, INT2, INT2, INT8, BYTEA],
+    [UUID, INT2, INT2, INT8, BYTEA, INT8],
     "-- insert_share
     INSERT INTO shares (si, shnum, kind, state, size_bytes, locator, created_at)
-    VALUES ($1, $2, $3, 1, $4, $5, extract(epoch FROM now())::bigint)"
+    VALUES ($1, $2, $3, 1, $4, $5, $6)"
 );
 sql!(
     UPDATE_SHARE,
@@ -223,9 +223,10 @@ fn call_of(write: Write) -> Result<Call> {
             call!(RECEIVED, si(share.storage_index), shnum(share), integer(received_bytes)?, deadline.seconds())
         }
         Write::RemoveUpload(share) => keyed(&REMOVE_UPLOAD, share),
-        Write::InsertShare(share, kind, size, locator) => {
+        Write::InsertShare(share, kind, size, locator, made_at) => {
             let (index, number) = (si(share.storage_index), shnum(share));
-            call!(INSERT_SHARE, index, number, kind_number(kind), integer(size)?, locator.encode())
+            let (kind, size) = (kind_number(kind), integer(size)?);
+            call!(INSERT_SHARE, index, number, kind, size, locator.encode(), made_at.seconds())
         }
         Write::UpdateShare(share, size, locator) => {
             call!(UPDATE_SHARE, si(share.storage_index), shnum(share), integer(size)?, locator.encode())

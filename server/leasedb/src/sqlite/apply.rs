@@ -49,13 +49,13 @@ impl Tx<'_> {
                 self.delete_of("-- remove_chunks\nDELETE FROM upload_chunks WHERE si = ?1 AND shnum = ?2", share)?;
                 self.delete_of("-- remove_upload\nDELETE FROM uploads WHERE si = ?1 AND shnum = ?2", share)
             }
-            Write::InsertShare(share, kind, size_bytes, locator) => {
+            Write::InsertShare(share, kind, size_bytes, locator, made_at) => {
                 let sql = "-- insert_share
                     INSERT INTO shares (si, shnum, kind, state, size_bytes, locator, created_at)
                     VALUES (?1, ?2, ?3, 1, ?4, ?5, ?6)";
                 let key = (share.storage_index.as_bytes(), share.number.get());
-                let (kind, size, now) = (kind_number(kind), integer(size_bytes)?, self.now_seconds());
-                self.execute(sql, (key.0, key.1, kind, size, locator.encode(), now)).map(drop)
+                let (kind, size) = (kind_number(kind), integer(size_bytes)?);
+                self.execute(sql, (key.0, key.1, kind, size, locator.encode(), made_at.seconds())).map(drop)
             }
             Write::UpdateShare(share, size_bytes, locator) => {
                 let sql = "-- update_share
