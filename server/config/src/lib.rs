@@ -159,11 +159,23 @@ pub struct Jobs {
     /// The most bytes of shares that nobody leases that may go within a day, in per cent of what is stored, before a person
     /// must look.
     pub collect_brake_percent: u8,
+    /// How often leases that have ended are removed, where `[expire]` says so. 0, here and below: only by the command.
+    pub expire_interval_seconds: u64,
+    /// How often rows are compared with the backend.
+    pub reconcile_interval_seconds: u64,
+    /// How often what accounts use is counted again.
+    pub audit_interval_seconds: u64,
 }
 
 impl Default for Jobs {
     fn default() -> Self {
-        Self { collect_interval_seconds: 30, collect_brake_percent: 10 }
+        Self {
+            collect_interval_seconds: 30,
+            collect_brake_percent: 10,
+            expire_interval_seconds: 3600,
+            reconcile_interval_seconds: 86_400,
+            audit_interval_seconds: 86_400,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and what each command does with the parts.
 
 mod account;
+mod classic;
 mod collect;
 mod expire;
 mod serve;
@@ -17,6 +18,7 @@ use leasehold_leasedb::AnyLeaseDb;
 use prometheus_client::registry::Registry;
 
 use self::account::AccountCommand;
+use self::classic::{ExportArgs, ImportArgs};
 use self::expire::{ExpireArgs, UndoArgs};
 use self::serve::ServeArgs;
 use self::share::ShareCommand;
@@ -87,6 +89,17 @@ enum Command {
     ///
     /// Any number of these may run at once, beside any number of servers.
     Collect(Common),
+    /// Copy the shares of a Tahoe-LAFS node into this server
+    ///
+    /// For a storage folder that is elsewhere. (A folder that becomes the data directory itself needs no import: its shares
+    /// are served where they are.) The node must not run. What is there already is left as it is, so an import that broke off is
+    /// simply repeated.
+    Import(ImportArgs),
+    /// Write all shares as a folder that a Tahoe-LAFS node can serve
+    ///
+    /// Everything can be read there. Mutable files can be written there only as long as nobody has written to them here:
+    /// for a container needs the write enabler itself, and servers keep its hash only.
+    Export(ExportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -140,6 +153,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Allow { run, common } => expire::run_allow(run, &common).await,
         Command::Runs { kind, common } => expire::run_runs(kind.as_deref(), &common).await,
         Command::Collect(common) => collect::run(&common).await,
+        Command::Import(args) => classic::run_import(args).await,
+        Command::Export(args) => classic::run_export(args).await,
     }
 }
 

@@ -6,10 +6,13 @@
 //! either named by a row or garbage. A process that dies in the middle leaves objects that no row names, nothing else.
 
 mod body;
+mod classic;
 mod collect;
 mod expire;
+mod export;
 mod heart;
 mod immutable;
+mod import;
 mod mutable;
 mod read;
 mod retire;
@@ -23,8 +26,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 pub use body::Payload;
 pub use collect::Collected;
 pub use expire::{ExpireProgress, ExpireReport, ExpireRequest, Expired};
+pub use export::Outgoing;
 pub use heart::Claim;
 pub use immutable::{Allocated, Written};
+pub use import::{Imported, Incoming, Refusal};
 pub use mutable::ReadTestWriteOutcome;
 pub use read::ShareSlice;
 pub use undo::UndoneRun;

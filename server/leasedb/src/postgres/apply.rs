@@ -5,7 +5,7 @@ use leasehold_core::leasedb::Result;
 
 use super::sql::{Call, Param, Uuid, call, sql};
 use crate::columns::{kind_number, names_to_text, object_to_blob, reason_number};
-use crate::plan::{Write, integer, stripe};
+use crate::plan::{Write, integer};
 
 sql!(
     PUT_LEASE,
@@ -101,10 +101,10 @@ sql!(
 );
 sql!(
     ADD_GARBAGE,
-    [UUID, INT2, INT2, INT8, TEXT, INT8, BYTEA],
+    [UUID, INT2, INT2, INT8, INT8, TEXT, INT8, BYTEA],
     "-- add_garbage
-    INSERT INTO garbage (si, shnum, reason, not_before, objects, bytes, undo)
-    VALUES ($1, $2, $3, $4, $5, $6, $7)"
+    INSERT INTO garbage (si, shnum, reason, created_at, not_before, objects, bytes, undo)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
 );
 sql!(
     REMOVE_GARBAGE,
@@ -182,6 +182,11 @@ fn keys(shares: &[ShareId]) -> (Vec<Uuid>, Vec<i16>) {
     shares.iter().map(|share| (si(share.storage_index), shnum(*share))).unzip()
 }
 
+/// The row of an account's counters that a storage index falls on.
+pub(super) fn stripe(index: StorageIndex) -> i16 {
+    i16::from(crate::plan::stripe(index))
+}
+
 fn on_share(share: ShareId) -> Vec<Param> {
     vec![Box::new(si(share.storage_index)), Box::new(shnum(share))]
 }
@@ -240,17 +245,18 @@ fn call_of(write: Write) -> Result<Call> {
         Write::Usage { storage_index, account, change } => call!(
             ADD_USAGE,
             account.get() as i32,
-            i16::from(stripe(storage_index)),
+            stripe(storage_index),
             change.leased_bytes,
             change.leased_shares,
             change.reserved_bytes,
         ),
-        Write::Garbage { share, reason, not_before, objects, undo } => {
+        Write::Garbage { share, reason, created_at, not_before, objects, undo } => {
             let (index, number, names) = (si(share.storage_index), shnum(share), names_to_text(&objects));
             let bytes =
                 undo.as_ref().map_or(Ok(0), |removed| integer(removed.kind.charged_bytes(removed.size_bytes)))?;
             let undo = undo.map(|removed| removed.encode());
-            call!(ADD_GARBAGE, index, number, reason_number(reason), not_before.seconds(), names, bytes, undo)
+            let times = (created_at.seconds(), not_before.seconds());
+            call!(ADD_GARBAGE, index, number, reason_number(reason), times.0, times.1, names, bytes, undo)
         }
         Write::RemoveGarbage(id) => call!(REMOVE_GARBAGE, id),
         Write::Expire { run, leases, at } => {

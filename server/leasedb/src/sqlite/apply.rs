@@ -90,15 +90,16 @@ impl Tx<'_> {
                 let params = (account.get(), change.leased_bytes, change.leased_shares, change.reserved_bytes);
                 self.execute(sql, params).map(drop)
             }
-            Write::Garbage { share, reason, not_before, objects, undo } => {
+            Write::Garbage { share, reason, created_at, not_before, objects, undo } => {
                 let sql = "-- add_garbage
-                    INSERT INTO garbage (si, shnum, reason, not_before, objects, bytes, undo)
-                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+                    INSERT INTO garbage (si, shnum, reason, created_at, not_before, objects, bytes, undo)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
                 let key = (share.storage_index.as_bytes(), share.number.get());
                 let names = names_to_text(&objects);
                 let bytes = undo.as_ref().map_or(0, |removed| removed.kind.charged_bytes(removed.size_bytes));
                 let (bytes, undo) = (integer(bytes)?, undo.map(|removed| removed.encode()));
-                let params = (key.0, key.1, reason_number(reason), not_before.seconds(), names, bytes, undo);
+                let times = (created_at.seconds(), not_before.seconds());
+                let params = (key.0, key.1, reason_number(reason), times.0, times.1, names, bytes, undo);
                 self.execute(sql, params).map(drop)
             }
             Write::RemoveGarbage(id) => {
