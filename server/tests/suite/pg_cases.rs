@@ -177,7 +177,7 @@ async fn rotating(world: World) -> Deed {
 
 async fn closing(world: World) -> Deed {
     let alice = world.find("alice").await;
-    deed!(|db| db.close_account(alice))
+    deed!(|db| db.close_account(alice, None))
 }
 
 async fn renewing(world: World) -> Deed {
