@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use leasehold_config::{Config, Database, TlsMode};
 use leasehold_core::clock::{Entropy, SystemClock, SystemSteadyClock};
+use leasehold_core::expiry::Brakes;
 use leasehold_core::lease::{DAY_SECONDS, LeaseTerms};
 use leasehold_core::leasedb::LeaseDbError;
 use leasehold_core::store::{Claim, Store, StoreOptions};
@@ -85,7 +86,8 @@ pub async fn open_store(config: &Config, db: AnyLeaseDb, backend: AnyBackend) ->
 
 /// Puts the store together for who makes the database belong to the backend.
 pub fn unclaimed_store(config: &Config, db: AnyLeaseDb, backend: AnyBackend) -> AnyStore {
-    Store::new(db.into(), backend.into(), Entropy::from_os(), options(config))
+    let store = Store::new(db.into(), backend.into(), Entropy::from_os(), options(config));
+    store.with_host_clock(std::sync::Arc::new(SystemClock))
 }
 
 /// Says that a backend belongs to another deployment.
@@ -105,6 +107,11 @@ fn options(config: &Config) -> StoreOptions {
         object_max_bytes,
         merged_max_bytes: OBJECT_MAX_BYTES,
         reserved_bytes: config.storage.reserved_space.0,
+        brakes: Brakes {
+            leases_percent: config.expire.brake_percent as u64,
+            retired_percent: config.jobs.collect_brake_percent as u64,
+            ..Brakes::USUAL
+        },
         // There is none of the file in the data directory.
         standby_is_synchronous: match &config.database {
             Some(database) => database.synchronous_standby,

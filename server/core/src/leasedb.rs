@@ -12,6 +12,10 @@ use crate::beat::BeatName;
 use crate::bucket::{Chunk, Upload};
 use crate::chunk::{ObjectName, StoreObject};
 use crate::clock::Timestamp;
+use crate::expiry::{
+    ExpireLeases, ExpireOutcome, KeepAlive, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone,
+    UnleasedTotals,
+};
 use crate::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use crate::lease::Lease;
 use crate::locator::Locator;
@@ -365,6 +369,15 @@ pub struct AccountChange {
     pub lease_days: Option<u32>,
     /// Text for the account's owner.
     pub message: Option<String>,
+    /// Whether its leases outlive what was granted.
+    pub keep_alive: Option<KeepAlive>,
+}
+
+impl AccountChange {
+    /// Whether it gives an account in `old` state its leases' time again, which stood still while it was suspended.
+    pub fn thaws(&self, old: AccountState) -> bool {
+        old == AccountState::Suspended && self.state.is_some_and(|state| state != AccountState::Suspended)
+    }
 }
 
 /// What became of making an account.
@@ -484,6 +497,41 @@ pub trait LeaseDb: Send + Sync + 'static {
     /// become garbage. False if the share has changed: then nothing names the new objects.
     fn relocate(&self, request: Relocate) -> impl Future<Output = Result<bool>> + Send;
 
+    /// Leases behind `after` in the order of shares and accounts, at most `max`.
+    fn lease_page(&self, after: Option<LeaseOnShare>, max: u32) -> impl Future<Output = Result<LeasePage>> + Send;
+
+    /// Removes leases that have ended, are as they were read, and whose storage index nobody is changing. A share that
+    /// loses its last one is queued.
+    fn expire_leases(&self, request: ExpireLeases) -> impl Future<Output = Result<ExpireOutcome>> + Send;
+
+    /// Forgets removed leases whose time to be put back has passed, at most `max`; tells how many.
+    fn purge_expired(&self, max: u32) -> impl Future<Output = Result<u64>> + Send;
+
+    /// Queued shares behind `after` that were queued until `until`, at most `max`.
+    fn list_unleased(
+        &self,
+        after: Option<ShareId>,
+        until: Timestamp,
+        max: u32,
+    ) -> impl Future<Output = Result<Vec<ShareId>>> + Send;
+
+    /// What is queued, and what to compare it with.
+    fn unleased_totals(&self) -> impl Future<Output = Result<UnleasedTotals>> + Send;
+
+    /// Turns queued shares that nobody leases and that are old enough into garbage that can be put back.
+    fn retire_shares(&self, request: RetireShares) -> impl Future<Output = Result<RetireOutcome>> + Send;
+
+    /// Puts back removed shares with their leases, as long as nothing of them has been deleted.
+    fn undo(&self, request: Undo) -> impl Future<Output = Result<Undone>> + Send;
+
+    /// Storage indexes behind `after` of which a run removed leases that can be put back, at most `max`.
+    fn list_expired(
+        &self,
+        run: RunId,
+        after: Option<StorageIndex>,
+        max: u32,
+    ) -> impl Future<Output = Result<Vec<StorageIndex>>> + Send;
+
     /// What the database is.
     fn deployment(&self) -> impl Future<Output = Result<Deployment>> + Send;
 
@@ -508,6 +556,9 @@ pub trait LeaseDb: Send + Sync + 'static {
 
     /// Lets the run after a braked one pass the brakes, once.
     fn permit_run(&self, run: RunId) -> impl Future<Output = Result<PermitOutcome>> + Send;
+
+    /// Counts again what an account holds, and makes its counters say so. Gives what they said, and what they say now.
+    fn recount_usage(&self, account: AccountId) -> impl Future<Output = Result<(Usage, Usage)>> + Send;
 
     /// Everything there is, at one instant.
     fn export(&self) -> impl Future<Output = Result<Export>> + Send;
@@ -566,8 +617,13 @@ pub trait LeaseDb: Send + Sync + 'static {
     /// The credentials of an account, newest first.
     fn list_credentials(&self, account: AccountId) -> impl Future<Output = Result<Vec<Credential>>> + Send;
 
-    /// Revokes an account's credentials and closes it; its name is free again, its leases age away.
-    fn close_account(&self, account: AccountId) -> impl Future<Output = Result<bool>> + Send;
+    /// Revokes an account's credentials and closes it; its name is free again. Its leases age away, or end in
+    /// `release_seconds` at the latest.
+    fn close_account(
+        &self,
+        account: AccountId,
+        release_seconds: Option<i64>,
+    ) -> impl Future<Output = Result<bool>> + Send;
 
     /// What an account holds, exactly.
     fn usage(&self, account: AccountId) -> impl Future<Output = Result<Usage>> + Send;

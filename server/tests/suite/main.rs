@@ -2,6 +2,7 @@
 
 mod backup;
 mod cached_blocks;
+mod classic;
 mod commands;
 mod contract_backend;
 mod contract_leasedb;

@@ -11,11 +11,13 @@ use super::{Result, Store, StoreError};
 use crate::backend::{Backend, BackendError};
 use crate::bucket::{self, Chunk, Part, Upload};
 use crate::chunk::{ObjectName, Piece, StoreObject, folder};
+use crate::expiry::{Amount, brake_on_clocks};
 use crate::id::{ObjectId, ShareId};
 use crate::leasedb::{
     Deployment, Epoch, Garbage, LeaseDb, LeaseDbError, Mode, RecordChunks, RecordOutcome, Relocate, Scattered,
 };
 use crate::locator::{Extent, Locator};
+use crate::run::RunId;
 
 const UPLOADS_AT_ONCE: u32 = 100;
 const GARBAGE_AT_ONCE: u32 = 100;
@@ -39,6 +41,12 @@ pub struct Collected {
     pub objects_deleted: u64,
     /// Shares whose pieces were merged.
     pub shares_merged: u64,
+    /// Shares that nobody leased: they are not served any more, and can be put back for a while.
+    pub retired: Amount,
+    /// The run that a brake has stopped, and that nobody has allowed to go on yet: shares that nobody leases stay.
+    pub braked: Option<RunId>,
+    /// How far clocks are apart. If that is too much nothing was done.
+    pub skew_seconds: i64,
 }
 
 /// What an upload has when the backend was looked at as well.
@@ -51,13 +59,17 @@ pub(super) enum Found {
 }
 
 impl<L: LeaseDb, B: Backend> Store<L, B> {
-    /// Ends overdue uploads, deletes due garbage and merges pieces until there is nothing left to do; `report` is told
-    /// what was done so far. In recovery mode nothing is done.
+    /// Retires shares that nobody leases, ends overdue uploads, deletes due garbage and merges pieces until there is nothing
+    /// left to do; `report` is told what was done so far. In recovery mode, and while clocks differ, nothing is done.
     ///
     /// # Errors
     /// The lease database or the backend fails; what was done until then is done.
     pub async fn collect(&self, report: impl Fn(&Collected) + Sync) -> Result<Collected> {
-        let mut collected = Collected::default();
+        let mut collected = Collected { skew_seconds: self.clock_skew_seconds().await?, ..Collected::default() };
+        if brake_on_clocks(collected.skew_seconds).is_some() {
+            return Ok(collected);
+        }
+        self.retire_unleased(&mut collected, &report).await?;
         loop {
             let deployment = self.db.deployment().await?;
             if deployment.mode == Mode::Recovery {

@@ -3,6 +3,7 @@
 //! A transaction that changes what belongs to a storage index takes that storage index's lock, reads a [`View`], calls
 //! one function of this module, and applies the [`Write`]s it returns in their order. Nothing here knows SQL.
 
+pub(crate) mod expiry;
 pub(crate) mod slots;
 pub(crate) mod uploads;
 
@@ -16,11 +17,14 @@ use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex
 use leasehold_core::lease::{Lease, LeaseTerms};
 use leasehold_core::leasedb::{
     Epoch, GarbageReason, LeaseDbError, NAME_FENCE_SECONDS, Relocate, RenewOutcome, Result, SUPERSEDED_GRACE_SECONDS,
-    ShareRow, SlotToken,
+    ShareRow, SlotToken, UNDO_SECONDS,
 };
 use leasehold_core::locator::Locator;
+use leasehold_core::run::RunId;
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::{ShareKind, ShareState};
+
+use crate::removed::Removed;
 
 /// How long a share rests before its pieces are merged, in seconds: most of what is deleted young is never merged.
 pub(crate) const MERGE_AFTER_SECONDS: i64 = 86_400;
@@ -41,8 +45,16 @@ pub(crate) struct Held {
     pub(crate) lease: Option<Lease>,
 }
 
+/// Who leases which share of a storage index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HeldBy {
+    pub(crate) number: ShareNumber,
+    pub(crate) account: AccountId,
+    pub(crate) lease: Lease,
+}
+
 /// The row of a mutable storage index.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SlotRow {
     pub(crate) token: SlotToken,
     pub(crate) write_enabler: SecretHash,
@@ -74,7 +86,8 @@ pub(crate) enum Write {
     },
     /// The upload with its chunk rows.
     RemoveUpload(ShareId),
-    InsertShare(ShareId, ShareKind, u64, Locator),
+    /// With the time it is made at.
+    InsertShare(ShareId, ShareKind, u64, Locator, Timestamp),
     /// Stable from now on, with these bytes.
     UpdateShare(ShareId, u64, Locator),
     RemoveShare(ShareId),
@@ -96,7 +109,21 @@ pub(crate) enum Write {
         created_at: Timestamp,
         not_before: Timestamp,
         objects: Vec<ObjectName>,
+        /// The share, where it can be put back.
+        undo: Option<Box<Removed>>,
     },
+    RemoveGarbage(i64),
+    /// Leases that have ended, kept for a while under the run that removes them.
+    Expire {
+        run: RunId,
+        leases: Vec<(ShareId, AccountId)>,
+        at: Timestamp,
+    },
+    /// The leases of a storage index that a run has removed are not kept any more.
+    ForgetExpired(RunId, StorageIndex),
+    /// Nobody leases these shares any more.
+    QueueUnleased(Vec<ShareId>, Timestamp),
+    Unqueue(Vec<ShareId>),
     /// The share lies in several objects, to be merged some day.
     Scattered(ShareId, Timestamp),
     Merged(ShareId),
@@ -134,6 +161,11 @@ pub(crate) struct Draft {
     now: Timestamp,
     writes: Vec<Write>,
     usage: BTreeMap<AccountId, UsageChange>,
+}
+
+/// Which of an account's counters a storage index falls on, where there are several.
+pub(crate) fn stripe(index: StorageIndex) -> u8 {
+    index.as_bytes()[15] & 7
 }
 
 /// Sizes in rows are signed; every size we store is far below that.
@@ -189,9 +221,15 @@ impl Draft {
         change.reserved_bytes += reserved;
     }
 
+    /// A share that was removed: its objects wait until nobody can want it back.
+    fn retire(&mut self, share: ShareId, reason: GarbageReason, objects: Vec<ObjectName>, removed: Removed) {
+        let (not_before, undo) = (self.after(UNDO_SECONDS), Some(Box::new(removed)));
+        self.push(Write::Garbage { share, reason, created_at: self.now, not_before, objects, undo });
+    }
+
     fn add_garbage(&mut self, share: ShareId, reason: GarbageReason, seconds: i64, objects: Vec<ObjectName>) {
         let not_before = self.after(seconds);
-        self.push(Write::Garbage { share, reason, created_at: self.now, not_before, objects });
+        self.push(Write::Garbage { share, reason, created_at: self.now, not_before, objects, undo: None });
     }
 
     /// Renews the caller's lease on a stable share, or adds one if it fits; the caller's usage is kept up to date.

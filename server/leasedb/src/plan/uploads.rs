@@ -160,7 +160,13 @@ fn finish(
     match other {
         Some(lost) => replace_lost(&mut draft, &lost.row, &fresh, holders)?,
         None => {
-            draft.push(Write::InsertShare(share, ShareKind::Immutable, fresh.size_bytes, fresh.locator.clone()));
+            draft.push(Write::InsertShare(
+                share,
+                ShareKind::Immutable,
+                fresh.size_bytes,
+                fresh.locator.clone(),
+                draft.now,
+            ));
         }
     }
     if fresh.locator.objects().len() > 1 {

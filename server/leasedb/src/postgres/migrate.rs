@@ -35,7 +35,7 @@ pub struct Migrated {
 }
 
 /// Tables with the rights of the server, the operator and maintenance on them. Who locks a row needs UPDATE on a column.
-const RIGHTS: [(&str, [&str; 3]); 15] = [
+const RIGHTS: [(&str, [&str; 3]); 17] = [
     (
         "deployment",
         [
@@ -57,6 +57,8 @@ const RIGHTS: [(&str, [&str; 3]); 15] = [
     ("scattered", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
     ("garbage", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
     ("runs", ["SELECT, INSERT, UPDATE, DELETE", "SELECT", "SELECT, INSERT, UPDATE, DELETE"]),
+    ("expired_leases", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
+    ("unleased", ["SELECT, INSERT, DELETE", "", "SELECT, INSERT, DELETE"]),
     ("corruption_advisories", ["SELECT, INSERT", "", "SELECT, INSERT, UPDATE, DELETE"]),
 ];
 

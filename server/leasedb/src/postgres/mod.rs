@@ -8,9 +8,11 @@
 
 mod accounts;
 mod apply;
+mod audit;
 mod backup;
 mod connect;
 mod deployment;
+mod expiry;
 mod garbage;
 mod load;
 mod metrics;
@@ -29,6 +31,9 @@ use leasehold_core::backup::{Export, Import, ImportOutcome, Pages};
 use leasehold_core::bucket::Upload;
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::{Clock, Timestamp};
+use leasehold_core::expiry::{
+    ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone, UnleasedTotals,
+};
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::lease::LeaseTerms;
 use leasehold_core::leasedb::{
@@ -215,6 +220,38 @@ impl LeaseDb for PgLeaseDb {
         self.change_relocate(&request).await
     }
 
+    async fn lease_page(&self, after: Option<LeaseOnShare>, max: u32) -> Result<LeasePage> {
+        self.read_lease_page(after, max).await
+    }
+
+    async fn expire_leases(&self, request: ExpireLeases) -> Result<ExpireOutcome> {
+        self.change_expire(&request).await
+    }
+
+    async fn purge_expired(&self, max: u32) -> Result<u64> {
+        self.change_purge_expired(max).await
+    }
+
+    async fn list_unleased(&self, after: Option<ShareId>, until: Timestamp, max: u32) -> Result<Vec<ShareId>> {
+        self.read_unleased(after, until, max).await
+    }
+
+    async fn unleased_totals(&self) -> Result<UnleasedTotals> {
+        self.read_unleased_totals().await
+    }
+
+    async fn retire_shares(&self, request: RetireShares) -> Result<RetireOutcome> {
+        self.change_retire(&request).await
+    }
+
+    async fn undo(&self, request: Undo) -> Result<Undone> {
+        self.change_undo(&request).await
+    }
+
+    async fn list_expired(&self, run: RunId, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
+        self.read_expired(run, after, max).await
+    }
+
     async fn deployment(&self) -> Result<Deployment> {
         self.read_deployment().await
     }
@@ -245,6 +282,10 @@ impl LeaseDb for PgLeaseDb {
 
     async fn permit_run(&self, run: RunId) -> Result<PermitOutcome> {
         self.change_permit_run(run).await
+    }
+
+    async fn recount_usage(&self, account: AccountId) -> Result<(Usage, Usage)> {
+        self.change_recount_usage(account).await
     }
 
     async fn export(&self) -> Result<Export> {
@@ -313,8 +354,8 @@ impl LeaseDb for PgLeaseDb {
         self.read_credentials(account).await
     }
 
-    async fn close_account(&self, account: AccountId) -> Result<bool> {
-        self.change_close(account).await
+    async fn close_account(&self, account: AccountId, release_seconds: Option<i64>) -> Result<bool> {
+        self.change_close(account, release_seconds).await
     }
 
     async fn usage(&self, account: AccountId) -> Result<Usage> {

@@ -7,8 +7,10 @@
 
 mod accounts;
 mod apply;
+mod audit;
 mod backup;
 mod deployment;
+mod expiry;
 mod garbage;
 mod rows;
 mod runs;
@@ -25,6 +27,9 @@ use leasehold_core::bucket::Upload;
 use leasehold_core::chunk::ObjectName;
 use leasehold_core::chunk::StoreObject;
 use leasehold_core::clock::{Clock, Timestamp};
+use leasehold_core::expiry::{
+    ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone, UnleasedTotals,
+};
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::lease::LeaseTerms;
 use leasehold_core::leasedb::{
@@ -347,6 +352,38 @@ impl LeaseDb for SqliteLeaseDb {
         self.write(move |tx| tx.relocate(&request)).await
     }
 
+    async fn lease_page(&self, after: Option<LeaseOnShare>, max: u32) -> Result<LeasePage> {
+        self.read(move |tx| tx.lease_page(after, max)).await
+    }
+
+    async fn expire_leases(&self, request: ExpireLeases) -> Result<ExpireOutcome> {
+        self.write(move |tx| tx.expire_leases(&request)).await
+    }
+
+    async fn purge_expired(&self, max: u32) -> Result<u64> {
+        self.write(move |tx| tx.purge_expired(max)).await
+    }
+
+    async fn list_unleased(&self, after: Option<ShareId>, until: Timestamp, max: u32) -> Result<Vec<ShareId>> {
+        self.read(move |tx| tx.list_unleased(after, until, max)).await
+    }
+
+    async fn unleased_totals(&self) -> Result<UnleasedTotals> {
+        self.read(|tx| tx.unleased_totals()).await
+    }
+
+    async fn retire_shares(&self, request: RetireShares) -> Result<RetireOutcome> {
+        self.write(move |tx| tx.retire_shares(&request)).await
+    }
+
+    async fn undo(&self, request: Undo) -> Result<Undone> {
+        self.write(move |tx| tx.undo(&request)).await
+    }
+
+    async fn list_expired(&self, run: RunId, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
+        self.read(move |tx| tx.list_expired(run, after, max)).await
+    }
+
     async fn deployment(&self) -> Result<Deployment> {
         self.read(|tx| tx.deployment()).await
     }
@@ -377,6 +414,10 @@ impl LeaseDb for SqliteLeaseDb {
 
     async fn permit_run(&self, run: RunId) -> Result<PermitOutcome> {
         self.write(move |tx| tx.permit_run(run)).await
+    }
+
+    async fn recount_usage(&self, account: AccountId) -> Result<(Usage, Usage)> {
+        self.write(move |tx| tx.recount_usage(account)).await
     }
 
     async fn export(&self) -> Result<Export> {
@@ -445,8 +486,8 @@ impl LeaseDb for SqliteLeaseDb {
         self.read(move |tx| tx.list_credentials(account)).await
     }
 
-    async fn close_account(&self, account: AccountId) -> Result<bool> {
-        self.write(move |tx| tx.close_account(account)).await
+    async fn close_account(&self, account: AccountId, release_seconds: Option<i64>) -> Result<bool> {
+        self.write(move |tx| tx.close_account(account, release_seconds)).await
     }
 
     async fn usage(&self, account: AccountId) -> Result<Usage> {

@@ -39,7 +39,8 @@ impl Tx<'_> {
         let view = self.view(share.storage_index, upload.account)?;
         let garbage = if request.found { self.garbage_names(share)? } else { HashSet::new() };
         let holders = if has_lost(&view, share.number) { self.holders(share.storage_index)? } else { Vec::new() };
-        let holders: Vec<_> = holders.iter().filter(|(held, _)| *held == share.number).map(|(_, a)| *a).collect();
+        let holders: Vec<_> =
+            holders.iter().filter(|held| held.number == share.number).map(|held| held.account).collect();
         self.apply(plan::uploads::record(view, Recording { upload, garbage, holders: &holders }, request)?)
     }
 

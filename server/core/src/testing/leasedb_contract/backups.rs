@@ -52,7 +52,7 @@ async fn furnished<M: MakeLeaseDb>() -> (Bench<M::Db>, AccountId) {
     let state = Some(AccountState::Suspended);
     bench.set(bob, AccountChange { state, message: Some("pay".to_owned()), ..AccountChange::default() }).await;
     assert!(bench.db.rotate_credential(alice, credential("alice 2"), 3600).await.expect("rotated"));
-    assert!(bench.db.close_account(carol).await.expect("closed"));
+    assert!(bench.db.close_account(carol, None).await.expect("closed"));
     for number in 0..4 {
         bench.bucket_share(alice, share_id(1, number), 100 + u64::from(number)).await;
     }
@@ -183,7 +183,7 @@ pub async fn an_export_is_one_instant_however_long_it_takes<M: MakeLeaseDb>() {
     bench.bucket_share(alice, share_id(9, 0), 5000).await;
     bench.slot_share(alice, share_id(2, 0), 70).await;
     bench.account("late", None).await;
-    assert!(bench.db.close_account(alice).await.expect("closed"));
+    assert!(bench.db.close_account(alice, None).await.expect("closed"));
     let mut pages = vec![first];
     while let Some(page) = slow.pages.next().await {
         pages.push(page.expect("a page"));
