@@ -118,6 +118,7 @@ macro_rules! leasedb_contract {
                 a_database_with_anything_in_it_is_not_filled,
                 an_import_that_breaks_off_changes_nothing,
                 numbers_go_on_behind_all_that_may_have_been_given_away,
+                a_run_that_was_under_way_is_over,
                 an_export_is_one_instant_however_long_it_takes,
                 garbage_waits_for_a_backup_that_does_not_name_it,
             ],
