@@ -16,6 +16,7 @@ pub mod bucket;
 pub mod chunk;
 pub mod clock;
 pub mod contact;
+pub mod crawl;
 pub mod id;
 pub mod lease;
 pub mod leasedb;

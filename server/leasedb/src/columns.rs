@@ -42,6 +42,17 @@ pub(crate) const fn reason_number(reason: GarbageReason) -> i16 {
     }
 }
 
+pub(crate) fn reason_of(number: i16) -> Result<GarbageReason> {
+    Ok(match number {
+        1 => GarbageReason::Unleased,
+        2 => GarbageReason::Removed,
+        3 => GarbageReason::Superseded,
+        4 => GarbageReason::Aborted,
+        5 => GarbageReason::Orphan,
+        _ => return Err(damaged("reason")),
+    })
+}
+
 /// A mode that is not known forbids what it can.
 pub(crate) const fn mode_of(number: i16) -> Mode {
     if number == 0 { Mode::Normal } else { Mode::Recovery }

@@ -65,7 +65,15 @@ sql!(
     [UUID, INT2, INT8, BYTEA],
     "-- update_share
     UPDATE shares
-    SET size_bytes = $3, locator = $4, state = 1
+    SET size_bytes = $3, locator = $4, state = 1, lost_at = NULL
+    WHERE si = $1 AND shnum = $2"
+);
+sql!(
+    LOSE_SHARE,
+    [UUID, INT2],
+    "-- lose_share
+    UPDATE shares
+    SET state = 3, lost_at = extract(epoch FROM now())::bigint
     WHERE si = $1 AND shnum = $2"
 );
 sql!(
@@ -101,10 +109,19 @@ sql!(
 );
 sql!(
     ADD_GARBAGE,
-    [UUID, INT2, INT2, INT8, TEXT],
+    [UUID, INT2, INT2, INT8, UUID, TEXT],
     "-- add_garbage
-    INSERT INTO garbage (si, shnum, reason, not_before, objects)
-    VALUES ($1, $2, $3, $4, $5)"
+    INSERT INTO garbage (si, shnum, reason, not_before, upload_id, objects)
+    VALUES ($1, $2, $3, $4, $5, $6)"
+);
+sql!(
+    RECOVERED,
+    [UUID, INT8],
+    "-- recovered
+    INSERT INTO recovered (si, epoch)
+    VALUES ($1, $2)
+    ON CONFLICT (si) DO UPDATE
+    SET epoch = excluded.epoch"
 );
 sql!(
     SCATTERED,
@@ -184,6 +201,7 @@ fn call_of(write: Write) -> Result<Call> {
         Write::UpdateShare(share, size, locator) => {
             call!(UPDATE_SHARE, si(share.storage_index), shnum(share), integer(size)?, locator.encode())
         }
+        Write::LoseShare(share) => keyed(&LOSE_SHARE, share),
         Write::RemoveShare(share) => keyed(&REMOVE_SHARE, share),
         Write::PutSlot { storage_index, token, write_enabler, marker } => {
             let marker = marker.map(|name| name.to_string());
@@ -198,11 +216,12 @@ fn call_of(write: Write) -> Result<Call> {
             change.leased_shares,
             change.reserved_bytes,
         ),
-        Write::Garbage { share, reason, not_before, objects } => {
+        Write::Garbage { share, reason, not_before, upload, objects } => {
             let (index, number) = (si(share.storage_index), shnum(share));
-            let names = names_to_text(&objects);
-            call!(ADD_GARBAGE, index, number, reason_number(reason), not_before.seconds(), names)
+            let (upload, names) = (upload.map(|upload| Uuid(*upload.as_bytes())), names_to_text(&objects));
+            call!(ADD_GARBAGE, index, number, reason_number(reason), not_before.seconds(), upload, names)
         }
+        Write::Recovered(index, epoch) => call!(RECOVERED, si(index), integer(epoch.0)?),
         Write::Scattered(share, due) => call!(SCATTERED, si(share.storage_index), shnum(share), due.seconds()),
         Write::Merged(share) => keyed(&MERGED, share),
     })

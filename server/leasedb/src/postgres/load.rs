@@ -195,7 +195,7 @@ sql!(
         "-- read_slot
     SELECT ",
         epoch_and_time!(),
-        ", t.token, t.write_enabler_hash,
+        ", t.token, t.write_enabler_hash, (SELECT d.mode FROM deployment d),
       s.shnum, s.kind, s.state, s.size_bytes, s.locator
     FROM (SELECT 1) one
     LEFT JOIN slots t ON t.si = $1
@@ -349,6 +349,11 @@ pub(super) fn slot(row: &Row) -> Result<SlotRow> {
     let marker: Option<String> = get(row, 2, "slot")?;
     let marker = marker.map(|name| name.parse::<ObjectName>().map_err(|_| damaged("marker"))).transpose()?;
     Ok(SlotRow { token: SlotToken(get::<Uuid>(row, 0, "slot")?.0), write_enabler: hash(row, 1)?, marker })
+}
+
+/// Who leases which share, of [`HOLDERS`].
+pub(super) fn holders(rows: &[Row]) -> Result<Vec<(ShareNumber, AccountId)>> {
+    rows.iter().map(|row| Ok((share_number(get(row, 0, "lease")?)?, account_number(row, 1)?))).collect()
 }
 
 pub(super) fn credential_hash(row: &Row, at: usize) -> Result<SecretHash> {

@@ -18,7 +18,7 @@ use super::apply::{calls, shnum, si};
 use super::load::{self, get};
 use super::sql::call;
 use super::tx::{Decided, Failure, Tx};
-use crate::columns::{kind_number, lease_of, names_of};
+use crate::columns::{kind_number, lease_of, mode_of, names_of};
 use crate::plan::{self, Held, View, Write, slots::SlotView, uploads::Recording};
 
 use load::{
@@ -100,11 +100,7 @@ async fn garbage_names(tx: &mut Tx<'_>, share: ShareId) -> Result<HashSet<Object
 
 async fn holders(tx: &mut Tx<'_>, index: StorageIndex) -> Result<Vec<(ShareNumber, AccountId)>, Failure> {
     let [rows] = tx.read([call!(HOLDERS, si(index))]).await?;
-    Ok(holders_of(&rows)?)
-}
-
-fn holders_of(rows: &[Row]) -> Result<Vec<(ShareNumber, AccountId)>> {
-    rows.iter().map(|row| Ok((load::share_number(get(row, 0, "lease")?)?, load::account_number(row, 1)?))).collect()
+    Ok(load::holders(&rows)?)
 }
 
 struct EndUpload {
@@ -155,7 +151,7 @@ async fn commit_slot(tx: &mut Tx<'_>, request: &CommitSlot) -> Decided<CommitOut
     let [first, usage, shares, slot, holders] = tx.read(reads).await?;
     let view = load::view(tx.db(), &first, &usage, &shares, request.account)?;
     let slot = slot.first().map(load::slot).transpose()?;
-    decided(plan::slots::commit(SlotView { view, slot, holders: holders_of(&holders)? }, request)?)
+    decided(plan::slots::commit(SlotView { view, slot, holders: load::holders(&holders)? }, request)?)
 }
 
 /// Of names of one storage index.
@@ -264,8 +260,8 @@ impl PgLeaseDb {
         let (epoch, now): (Epoch, _) = load::header(self, &rows)?;
         let mut shares = Vec::new();
         for row in &rows {
-            if get::<Option<i16>>(row, 4, "share")?.is_some() {
-                shares.push(load::share(row, 4)?);
+            if get::<Option<i16>>(row, 5, "share")?.is_some() {
+                shares.push(load::share(row, 5)?);
             }
         }
         let has_immutable = shares.iter().any(|row| row.kind == ShareKind::Immutable);
@@ -276,7 +272,8 @@ impl PgLeaseDb {
             Some(token) => Some((leasehold_core::leasedb::SlotToken(token.0), load::credential_hash(&rows[0], 3)?)),
             None => None,
         };
-        Ok(SlotSnapshot { now, slot, shares, has_immutable, epoch })
+        let mode = mode_of(get(&rows[0], 4, "mode")?);
+        Ok(SlotSnapshot { now, slot, shares, has_immutable, epoch, mode })
     }
 
     pub(super) async fn change_commit_slot(&self, request: &CommitSlot) -> Result<CommitOutcome> {

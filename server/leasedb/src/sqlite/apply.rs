@@ -58,10 +58,18 @@ impl Tx<'_> {
             Write::UpdateShare(share, size_bytes, locator) => {
                 let sql = "-- update_share
                     UPDATE shares
-                    SET size_bytes = ?3, locator = ?4, state = 1
+                    SET size_bytes = ?3, locator = ?4, state = 1, lost_at = NULL
                     WHERE si = ?1 AND shnum = ?2";
                 let key = (share.storage_index.as_bytes(), share.number.get());
                 self.execute(sql, (key.0, key.1, integer(size_bytes)?, locator.encode())).map(drop)
+            }
+            Write::LoseShare(share) => {
+                let sql = "-- lose_share
+                    UPDATE shares
+                    SET state = 3, lost_at = ?3
+                    WHERE si = ?1 AND shnum = ?2";
+                let key = (share.storage_index.as_bytes(), share.number.get());
+                self.execute(sql, (key.0, key.1, self.now_seconds())).map(drop)
             }
             Write::RemoveShare(share) => {
                 self.delete_of("-- remove_share\nDELETE FROM shares WHERE si = ?1 AND shnum = ?2", share)
@@ -88,13 +96,21 @@ impl Tx<'_> {
                 let params = (account.get(), change.leased_bytes, change.leased_shares, change.reserved_bytes);
                 self.execute(sql, params).map(drop)
             }
-            Write::Garbage { share, reason, not_before, objects } => {
+            Write::Garbage { share, reason, not_before, upload, objects } => {
                 let sql = "-- add_garbage
-                    INSERT INTO garbage (si, shnum, reason, not_before, objects)
-                    VALUES (?1, ?2, ?3, ?4, ?5)";
+                    INSERT INTO garbage (si, shnum, reason, not_before, upload_id, objects)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
                 let key = (share.storage_index.as_bytes(), share.number.get());
-                let names = names_to_text(&objects);
-                self.execute(sql, (key.0, key.1, reason_number(reason), not_before.seconds(), names)).map(drop)
+                let (upload, names) = (upload.map(|upload| *upload.as_bytes()), names_to_text(&objects));
+                self.execute(sql, (key.0, key.1, reason_number(reason), not_before.seconds(), upload, names)).map(drop)
+            }
+            Write::Recovered(index, epoch) => {
+                let sql = "-- recovered
+                    INSERT INTO recovered (si, epoch)
+                    VALUES (?1, ?2)
+                    ON CONFLICT (si) DO UPDATE
+                    SET epoch = excluded.epoch";
+                self.execute(sql, (index.as_bytes(), integer(epoch.0)?)).map(drop)
             }
             Write::Scattered(share, due) => {
                 let sql = "-- scattered
