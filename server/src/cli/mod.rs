@@ -2,6 +2,7 @@
 
 mod account;
 mod collect;
+mod reconcile;
 mod serve;
 mod share;
 mod upkeep;
@@ -15,6 +16,7 @@ use leasehold_leasedb::AnyLeaseDb;
 use prometheus_client::registry::Registry;
 
 use self::account::AccountCommand;
+use self::reconcile::{ForgetArgs, ReconcileArgs};
 use self::serve::ServeArgs;
 use self::share::ShareCommand;
 use crate::datadir::DataDir;
@@ -62,6 +64,16 @@ enum Command {
     ///
     /// Any number of these may run at once, beside any number of servers.
     Collect(Common),
+    /// Compare the lease database with the backend, and make them agree
+    ///
+    /// Adopts shares that have no row, hides those whose bytes are gone, brings back what came back, and marks what nothing
+    /// names for deletion in a week. After the lease database lost commits it finds what was lost. Any number of these share
+    /// the work.
+    Reconcile(ReconcileArgs),
+    /// Forget a share whose bytes are gone for good
+    ///
+    /// Its leases go with it. Until then it comes back by itself if its bytes do.
+    Forget(ForgetArgs),
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +123,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(common) => upkeep::run_check(&common).await,
         Command::Migrate(common) => upkeep::run_migrate(&common).await,
         Command::Collect(common) => collect::run(&common).await,
+        Command::Reconcile(args) => reconcile::run_reconcile(&args).await,
+        Command::Forget(args) => reconcile::run_forget(&args).await,
     }
 }
 
