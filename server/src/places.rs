@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use leasehold_config::{Config, Database, TlsMode};
 use leasehold_core::clock::{Entropy, SystemClock, SystemSteadyClock};
+use leasehold_core::expiry::Brakes;
 use leasehold_core::lease::{DAY_SECONDS, LeaseTerms};
 use leasehold_core::leasedb::{LeaseDb, LeaseDbError, Mode};
 use leasehold_core::store::{Claim, SILENCE_SECONDS, Store, StoreOptions};
@@ -75,6 +76,7 @@ pub fn open_backend(config: &Config, data: &DataDir, registry: &mut Registry) ->
 /// They do not belong together, or one of them does not answer.
 pub async fn open_store(config: &Config, db: AnyLeaseDb, backend: AnyBackend) -> anyhow::Result<AnyStore> {
     let store = Store::new(db.into(), backend.into(), Entropy::from_os(), options(config));
+    let store = store.with_host_clock(std::sync::Arc::new(SystemClock));
     match store.claim_backend().await.context("cannot find out whose the backend is")? {
         Claim::Ours => {}
         Claim::Foreign { theirs, ours, silent_seconds } => bail!(foreign(&theirs, &ours, silent_seconds)),
@@ -115,6 +117,11 @@ const fn options(config: &Config) -> StoreOptions {
         object_max_bytes,
         merged_max_bytes: OBJECT_MAX_BYTES,
         reserved_bytes: config.storage.reserved_space.0,
+        brakes: Brakes {
+            leases_percent: config.expire.brake_percent as u64,
+            retired_percent: config.jobs.collect_brake_percent as u64,
+            ..Brakes::USUAL
+        },
         // There is none of the file in the data directory.
         standby_is_synchronous: match &config.database {
             Some(database) => database.synchronous_standby,

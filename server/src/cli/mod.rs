@@ -1,7 +1,10 @@
 //! The command line: what can be typed, and what each command does with the parts.
 
 mod account;
+mod audit;
+mod classic;
 mod collect;
+mod expire;
 mod reconcile;
 mod serve;
 mod share;
@@ -12,10 +15,13 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use leasehold_config::Config;
+use leasehold_core::run::{RunId, RunKind};
 use leasehold_leasedb::AnyLeaseDb;
 use prometheus_client::registry::Registry;
 
 use self::account::AccountCommand;
+use self::classic::{ExportArgs, ImportArgs};
+use self::expire::{ExpireArgs, UndoArgs};
 use self::reconcile::{ForgetArgs, ReconcileArgs};
 use self::serve::ServeArgs;
 use self::share::ShareCommand;
@@ -60,7 +66,29 @@ enum Command {
     /// Run it as the schema's owner before new servers start; older ones go on serving meanwhile. Gives the roles of
     /// the configuration their rights.
     Migrate(Common),
-    /// End overdue uploads, delete what is due, merge pieces; then exit
+    /// Remove leases that have ended, by the policy of the configuration
+    ///
+    /// Nothing is removed by the first run of each policy: it shows who would lose what. What was removed can be put back
+    /// for a week.
+    Expire(ExpireArgs),
+    /// Put back shares or leases that were removed, for a week
+    Undo(UndoArgs),
+    /// Let the next run do, once, what a brake has kept this one from
+    Allow {
+        /// The number of the run
+        run: RunId,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Show the last runs of jobs
+    Runs {
+        /// Only of one kind
+        #[arg(long, value_name = "KIND", value_parser = RunKind::ALL.map(RunKind::as_str))]
+        kind: Option<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Retire shares that nobody leases, end overdue uploads, delete what is due, merge pieces; then exit
     ///
     /// Any number of these may run at once, beside any number of servers.
     Collect(Common),
@@ -74,6 +102,22 @@ enum Command {
     ///
     /// Its leases go with it. Until then it comes back by itself if its bytes do.
     Forget(ForgetArgs),
+    /// Count again what accounts hold, and correct counters that are wrong
+    ///
+    /// Needs the lease database only, and may run beside servers. There is never a difference unless a program was wrong or
+    /// somebody changed rows by hand.
+    Audit(Common),
+    /// Copy the shares of a Tahoe-LAFS node into this server
+    ///
+    /// For a storage folder that is elsewhere. (A folder that becomes the data directory itself needs no import: its shares
+    /// are served where they are.) The node must not run. What is there already is left as it is, so an import that broke off is
+    /// simply repeated.
+    Import(ImportArgs),
+    /// Write all shares as a folder that a Tahoe-LAFS node can serve
+    ///
+    /// Everything can be read there. Mutable files can be written there only as long as nobody has written to them here:
+    /// for a container needs the write enabler itself, and servers keep its hash only.
+    Export(ExportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -122,9 +166,16 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Share(command) => share::run(command).await,
         Command::Check(common) => upkeep::run_check(&common).await,
         Command::Migrate(common) => upkeep::run_migrate(&common).await,
+        Command::Expire(args) => expire::run_expire(args).await,
+        Command::Undo(args) => expire::run_undo(args).await,
+        Command::Allow { run, common } => expire::run_allow(run, &common).await,
+        Command::Runs { kind, common } => expire::run_runs(kind.as_deref(), &common).await,
         Command::Collect(common) => collect::run(&common).await,
         Command::Reconcile(args) => reconcile::run_reconcile(&args).await,
         Command::Forget(args) => reconcile::run_forget(&args).await,
+        Command::Audit(common) => audit::run(&common).await,
+        Command::Import(args) => classic::run_import(args).await,
+        Command::Export(args) => classic::run_export(args).await,
     }
 }
 

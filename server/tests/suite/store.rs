@@ -1,6 +1,7 @@
 //! Traces that once broke the design, as requests on the store: `review.md` A2, A3, A5, A9, A10, A12, A14 and
 //! `accounting.md` B-1, B-3, B-4, B-5, B-9.
 
+mod audit;
 mod beats;
 mod held;
 mod merging;

@@ -31,9 +31,9 @@ pub struct Group {
 pub fn groups<'a>(stored: impl IntoIterator<Item = &'a Stored>) -> Vec<Group> {
     let mut by_upload: BTreeMap<(ShareNumber, [u8; 16]), Vec<Stored>> = BTreeMap::new();
     for object in stored {
-        if matches!(object.name.object, StoreObject::Whole { .. } | StoreObject::Piece(_)) {
-            let key = (object.name.share.number, *object.name.object.group().as_bytes());
-            by_upload.entry(key).or_default().push(*object);
+        let is_immutable = matches!(object.name.object, StoreObject::Whole { .. } | StoreObject::Piece(_));
+        if let Some(upload) = object.name.object.group().filter(|_| is_immutable) {
+            by_upload.entry((object.name.share.number, *upload.as_bytes())).or_default().push(*object);
         }
     }
     by_upload.into_values().filter_map(|stored| group(&stored)).collect()
@@ -43,9 +43,9 @@ fn group(stored: &[Stored]) -> Option<Group> {
     let first = stored.first()?.name;
     Some(Group {
         number: first.share.number,
-        upload: first.object.group(),
-        account: first.object.account(),
-        youngest: stored.iter().map(|object| object.name.object.made_at()).max()?,
+        upload: first.object.group()?,
+        account: first.object.account()?,
+        youngest: stored.iter().filter_map(|object| object.name.object.made_at()).max()?,
         objects: stored.iter().map(|object| object.name.object).collect(),
         copy: whole(stored).or_else(|| pieced(stored)),
     })
@@ -54,7 +54,7 @@ fn group(stored: &[Stored]) -> Option<Group> {
 /// The newest object that is the share by itself.
 fn whole(stored: &[Stored]) -> Option<(u64, Locator)> {
     let wholes = stored.iter().filter(|object| matches!(object.name.object, StoreObject::Whole { .. }));
-    let newest = wholes.max_by_key(|object| *object.name.object.put_id().as_bytes())?;
+    let newest = wholes.max_by_key(|object| object.name.object.put_id().map(|put| *put.as_bytes()))?;
     let size_bytes = newest.length_bytes;
     if size_bytes == 0 {
         return Some((0, Locator::default()));
@@ -93,10 +93,9 @@ fn pieced(stored: &[Stored]) -> Option<(u64, Locator)> {
 
 /// Whether all bytes that a share's row names are there.
 pub fn is_whole(share: ShareId, locator: &Locator, there: &HashMap<ObjectName, u64>) -> bool {
-    locator.extents().iter().all(|extent| {
-        let end = extent.range.end - extent.object.base_offset();
-        there.get(&ObjectName::new(share, extent.object)).is_some_and(|length| *length >= end)
-    })
+    locator
+        .lengths()
+        .all(|(object, needed)| there.get(&ObjectName::new(share, object)).is_some_and(|length| *length >= needed))
 }
 
 /// Whether an object is the one that stands for a share without bytes: no row can name it.

@@ -146,7 +146,8 @@ pub struct Spared {
 impl Spared {
     /// Whether an object is among it.
     pub fn has(&self, name: &ObjectName) -> bool {
-        self.garbage.contains(name) || self.uploads.contains(&(name.share, name.object.group()))
+        let is_coming = |upload| self.uploads.contains(&(name.share, upload));
+        self.garbage.contains(name) || name.object.group().is_some_and(is_coming)
     }
 }
 

@@ -168,7 +168,7 @@ mod tests {
 
     fn end(number: u8, base: u8, seconds: i64) -> ReadManifest {
         let (name, manifest) = commit(number, base, seconds);
-        let generation = name.object.put_id();
+        let generation = name.object.put_id().expect("one of ours");
         let marker = StoreObject::SlotMarker { generation, account: AccountId::new(16) };
         (ObjectName::new(SHARE, marker), manifest.map(|manifest| Manifest { shares: Vec::new(), ..manifest }))
     }

@@ -7,6 +7,7 @@ use super::{Result, Store};
 use crate::backend::{Backend, BackendError};
 use crate::beat::{BEAT_FOLDER, BEAT_SECONDS, BeatName, MARK_FOLDER, mark, marked_deployment};
 use crate::chunk::ObjectKey;
+use crate::clock::Timestamp;
 use crate::crawl::TakeOver;
 use crate::id::AccountId;
 use crate::leasedb::{Epoch, LeaseDb, Mode, Tick, TickOutcome};
@@ -159,6 +160,21 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             }
         }
         Ok(Some(outcome))
+    }
+
+    /// How far the lease database's clock is ahead of others, in seconds, or behind if that is more: of this machine's, of
+    /// the backend's, where it has one, and of the newest beat's, which it cannot be behind (`review.md` A13). 0 where no
+    /// [host clock](Store::with_host_clock) is there to compare with.
+    ///
+    /// # Errors
+    /// The lease database or the backend does not answer.
+    pub async fn clock_skew_seconds(&self) -> Result<i64> {
+        let Some(host) = &self.host_clock else { return Ok(0) };
+        let now = self.db.now().await?.seconds();
+        let date = self.backend.date().await?.map_or(now, Timestamp::seconds);
+        let newest = self.beats().await?.into_iter().map(|beat| beat.nonce.made_at().seconds()).max();
+        let differences = [now - host.now().seconds(), now - date, newest.map_or(0, |newest| (now - newest).min(0))];
+        Ok(differences.into_iter().max_by_key(|difference| difference.abs()).unwrap_or_default())
     }
 
     async fn put_empty(&self, key: &ObjectKey) -> Result<(), BackendError> {

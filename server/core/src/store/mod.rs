@@ -6,32 +6,43 @@
 //! either named by a row or garbage. A process that dies in the middle leaves objects that no row names, nothing else.
 
 mod body;
+mod classic;
 mod collect;
+mod expire;
+mod export;
 mod heart;
 mod immutable;
+mod import;
 mod mutable;
 mod read;
 mod reconcile;
+mod retire;
 mod rows;
 mod settle;
 mod stage;
+mod undo;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 pub use body::Payload;
 pub use collect::Collected;
+pub use expire::{ExpireProgress, ExpireReport, ExpireRequest, Expired};
+pub use export::Outgoing;
 pub use heart::{Claim, SILENCE_SECONDS};
 pub use immutable::{Allocated, Written};
+pub use import::{Imported, Incoming, Refusal};
 pub use mutable::ReadTestWriteOutcome;
 pub use read::ShareSlice;
 pub use reconcile::UnitWork;
+pub use undo::UndoneRun;
 
 use crate::account::AccountState;
 use crate::accountant::{Accountant, Session};
 use crate::backend::{Backend, BackendError};
-use crate::clock::{Entropy, SteadyClock, SystemSteadyClock, Timestamp};
+use crate::clock::{Clock, Entropy, SteadyClock, SystemSteadyClock, Timestamp};
 use crate::contact::Contact;
+use crate::expiry::Brakes;
 use crate::id::{ShareId, StorageIndex};
 use crate::leasedb::{Advisory, LeaseDb, LeaseDbError, LeaseRow, RenewOutcome, ShareRow};
 use crate::share::ShareKind;
@@ -130,6 +141,8 @@ pub struct StoreOptions {
     pub reserved_bytes: u64,
     /// Whether no acknowledged commit is lost when a standby of the lease database takes over.
     pub standby_is_synchronous: bool,
+    /// How much may go at once before a person must look.
+    pub brakes: Brakes,
 }
 
 impl Default for StoreOptions {
@@ -142,6 +155,7 @@ impl Default for StoreOptions {
             merged_max_bytes: 64 << 20,
             reserved_bytes: 0,
             standby_is_synchronous: false,
+            brakes: Brakes::default(),
         }
     }
 }
@@ -173,6 +187,8 @@ pub struct Store<L, B> {
     /// The database's time at the last refresh, in milliseconds; 0 before the first.
     recent_millis: AtomicI64,
     clock: Arc<dyn SteadyClock>,
+    /// Whose time that of the lease database is compared with before anything is destroyed.
+    host_clock: Option<Arc<dyn Clock>>,
     backend_contact: Contact,
     /// Rows of immutable shares that were read lately.
     rows: Arc<RowCache>,
@@ -194,6 +210,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             backend_available_bytes: AtomicU64::new(0),
             recent_millis: AtomicI64::new(0),
             clock: Arc::new(SystemSteadyClock::default()),
+            host_clock: None,
             backend_contact: Contact::default(),
             rows: Arc::default(),
             rows_asked_in_vain_at: AtomicU64::new(0),
@@ -206,6 +223,12 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     #[must_use]
     pub fn with_clock(self, clock: Arc<dyn SteadyClock>) -> Self {
         Self { clock, ..self }
+    }
+
+    /// Destroys nothing while the lease database's clock differs much from this one (`review.md` A13).
+    #[must_use]
+    pub fn with_host_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { host_clock: Some(clock), ..self }
     }
 
     /// The lease database.

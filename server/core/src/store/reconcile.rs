@@ -187,12 +187,11 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             for crawled in page {
                 let (share, row) = (crawled.share, crawled.row);
                 let mut missing = false;
-                for extent in row.locator.extents() {
-                    let end = extent.range.end - extent.object.base_offset();
-                    let name = ObjectName::new(share, extent.object);
-                    let there = listed.get(&name).is_some_and(|length| *length >= end);
+                for (object, needed) in row.locator.lengths() {
+                    let there = listed.get(&ObjectName::new(share, object)).is_some_and(|length| *length >= needed);
                     // Stored a moment ago, it may have been stored after the listing passed it.
-                    let is_young = name.object.made_at().seconds() > begun_at.seconds() - NAME_FENCE_SECONDS;
+                    let fence = begun_at.seconds() - NAME_FENCE_SECONDS;
+                    let is_young = object.made_at().is_some_and(|made_at| made_at.seconds() > fence);
                     missing |= !there && !is_young;
                 }
                 for object in row.locator.objects() {
@@ -225,7 +224,11 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         strange: &mut BTreeSet<StorageIndex>,
         keeper: &mut Keeper<'_, L, B>,
     ) -> Result<bool> {
-        let is_old = |name: &ObjectName| name.object.made_at().seconds() <= begun_at.seconds() - ORPHAN_AGE_SECONDS;
+        // A container has no age.
+        let is_old = |name: &ObjectName| {
+            let old = begun_at.seconds() - ORPHAN_AGE_SECONDS;
+            name.object.made_at().is_none_or(|made_at| made_at.seconds() <= old)
+        };
         let mut by_index: HashMap<StorageIndex, Vec<ObjectName>> = HashMap::new();
         for name in unnamed.into_keys().filter(|name| mode == Mode::Recovery || is_old(name)) {
             by_index.entry(name.share.storage_index).or_default().push(name);

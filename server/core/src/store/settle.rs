@@ -149,7 +149,8 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     async fn read_manifests(&self, seen: &Survey, listed: &[Stored]) -> Result<Vec<ReadManifest>> {
         let mut carriers: Vec<Stored> =
             listed.iter().filter(|stored| carries_manifest(&stored.name)).copied().collect();
-        carriers.sort_unstable_by_key(|stored| std::cmp::Reverse(*stored.name.object.put_id().as_bytes()));
+        carriers
+            .sort_unstable_by_key(|stored| std::cmp::Reverse(stored.name.object.put_id().map(|put| *put.as_bytes())));
         let marker = seen.slot.and_then(|(_, marker)| marker);
         let named: HashSet<StoreObject> =
             seen.shares.iter().flat_map(|row| row.locator.objects()).chain(marker.map(|name| name.object)).collect();
@@ -204,6 +205,8 @@ fn needs_manifests(seen: &Survey) -> bool {
 const fn carries_manifest(name: &ObjectName) -> bool {
     match name.object {
         StoreObject::Generation { .. } | StoreObject::SlotMarker { .. } => true,
-        StoreObject::Whole { .. } | StoreObject::Piece(_) | StoreObject::GenerationPiece(_) => false,
+        StoreObject::Whole { .. } | StoreObject::Piece(_) | StoreObject::GenerationPiece(_) | StoreObject::Classic => {
+            false
+        }
     }
 }

@@ -18,7 +18,7 @@ use leasehold_core::lease::LeaseTerms;
 use leasehold_core::leasedb::{Epoch, GarbageReason, Mode, Result, SUPERSEDED_GRACE_SECONDS, ShareRow, UNDO_SECONDS};
 use leasehold_core::share::{ShareKind, ShareState};
 
-use super::{Draft, MERGE_AFTER_SECONDS, SlotRow, Write, counted, integer, object_names};
+use super::{Draft, HeldBy, MERGE_AFTER_SECONDS, SlotRow, Write, counted, integer, object_names};
 
 /// What a transaction has read of a storage index under its lock.
 pub(crate) struct SettleView {
@@ -30,7 +30,7 @@ pub(crate) struct SettleView {
     pub(crate) shares: Vec<ShareRow>,
     pub(crate) slot: Option<SlotRow>,
     /// Who leases which share.
-    pub(crate) holders: Vec<(ShareNumber, AccountId)>,
+    pub(crate) holders: Vec<HeldBy>,
     /// Uploads in progress.
     pub(crate) uploads: Vec<(ShareNumber, ObjectId)>,
     pub(crate) garbage: Vec<Discarded>,
@@ -51,7 +51,7 @@ pub(crate) struct Discarded {
 
 /// The accounts to look up for a [`Settle`].
 pub(crate) fn accounts_of(settle: &Settle) -> Vec<AccountId> {
-    let named = settle.listed.iter().map(|stored| stored.name.object.account());
+    let named = settle.listed.iter().filter_map(|stored| stored.name.object.account());
     let all: BTreeSet<AccountId> = named.chain([AccountId::STARTER]).collect();
     all.into_iter().collect()
 }
@@ -88,18 +88,15 @@ pub(crate) fn forget(
     let mut draft = Draft::new(share.storage_index, now);
     let Some(row) = shares.iter().find(|row| row.number == share.number) else { return Vec::new() };
     draft.push(Write::RemoveLeases(share));
+    draft.push(Write::Merged(share));
     draft.push(Write::RemoveShare(share));
     draft.add_garbage(share, GarbageReason::Removed, UNDO_SECONDS, object_names(share, row.locator.objects()));
     if let Some(slot) = slot {
         if shares.len() == 1 {
             draft.push(Write::RemoveSlot(share.storage_index));
-            draft.writes.extend(slot.marker.map(|marker| Write::Garbage {
-                share: marker.share,
-                reason: GarbageReason::Superseded,
-                not_before: draft.after(UNDO_SECONDS + 86_400),
-                upload: None,
-                objects: vec![marker],
-            }));
+            if let Some(marker) = slot.marker {
+                draft.add_garbage(marker.share, GarbageReason::Superseded, UNDO_SECONDS + 86_400, vec![marker]);
+            }
         } else {
             draft.push(slot.with_token(share.storage_index, token));
         }
@@ -165,7 +162,7 @@ impl<'a> Settling<'a> {
     }
 
     fn holders(&self, number: ShareNumber) -> impl Iterator<Item = AccountId> + 'a {
-        self.view.holders.iter().filter(move |(held, _)| *held == number).map(|(_, account)| *account)
+        self.view.holders.iter().filter(move |held| held.number == number).map(|held| held.account)
     }
 
     /// Who leases what is found: the account in its name, if there is one that may hold leases.
@@ -180,7 +177,7 @@ impl<'a> Settling<'a> {
     /// Gives a share that had none a row and a lease.
     fn insert(&mut self, row: ShareRow, account: AccountId) -> Result<()> {
         let share = self.draft.share(row.number);
-        self.draft.push(Write::InsertShare(share, row.kind, row.size_bytes, row.locator.clone()));
+        self.draft.push(Write::InsertShare(share, row.kind, row.size_bytes, row.locator.clone(), self.view.now));
         let (account, terms) = self.leaseholder(account);
         self.draft.push(Write::Lease(share, account, terms.grant(self.view.now, None)));
         self.draft.add_usage(account, integer(counted(&row))?, 1, 0);
@@ -287,8 +284,10 @@ impl<'a> Settling<'a> {
                 Some(old) if old == row => {}
                 Some(old) => self.update(&old, row)?,
                 None => {
-                    let newest = locator.objects().into_iter().max_by_key(|object| *object.put_id().as_bytes());
-                    self.insert(row, newest.unwrap_or(commit.carrier.object).account())?;
+                    let newest =
+                        locator.objects().into_iter().max_by_key(|object| object.put_id().map(|put| *put.as_bytes()));
+                    let account = newest.and_then(|object| object.account()).or(commit.carrier.object.account());
+                    self.insert(row, account.unwrap_or(AccountId::STARTER))?;
                 }
             }
         }
@@ -332,7 +331,7 @@ impl<'a> Settling<'a> {
                 Unleased | Removed | Aborted => true,
                 Superseded | Orphan => false,
             };
-            let is_of_group = |name: &ObjectName| name.object.group() == group.upload;
+            let is_of_group = |name: &ObjectName| name.object.group() == Some(group.upload);
             on_purpose && (row.upload == Some(group.upload) || row.objects.iter().any(is_of_group))
         })
     }
@@ -386,12 +385,15 @@ impl<'a> Settling<'a> {
         let named = self.named();
         let mut youngest: HashMap<(ShareNumber, ObjectId), Timestamp> = HashMap::new();
         for name in self.there.keys() {
-            let at = youngest.entry((name.share.number, name.object.group())).or_insert_with(|| name.object.made_at());
-            *at = (*at).max(name.object.made_at());
+            if let Some((group, made_at)) = name.object.group().zip(name.object.made_at()) {
+                let at = youngest.entry((name.share.number, group)).or_insert(made_at);
+                *at = (*at).max(made_at);
+            }
         }
         let mut by_share: BTreeMap<(ShareNumber, i64), Vec<ObjectName>> = BTreeMap::new();
         for name in self.there.keys().filter(|name| !named.contains(*name)) {
-            let group = (name.share.number, name.object.group());
+            // A container of another server is never thrown away for want of a row.
+            let Some(group) = name.object.group().map(|group| (name.share.number, group)) else { continue };
             let row = self.shares.get(&name.share.number);
             let spared = !self.is_old(youngest[&group])
                 || self.view.uploads.contains(&group)
@@ -405,7 +407,7 @@ impl<'a> Settling<'a> {
             }
         }
         for ((number, seconds), mut names) in by_share {
-            names.sort_unstable_by_key(|name| *name.object.put_id().as_bytes());
+            names.sort_unstable_by_key(|name| name.object.put_id().map(|put| *put.as_bytes()));
             self.findings.orphans += names.len() as u64;
             self.draft.add_garbage(self.draft.share(number), GarbageReason::Orphan, seconds, names);
         }
@@ -432,6 +434,6 @@ impl<'a> Settling<'a> {
 const fn is_of_slot(object: &StoreObject) -> bool {
     match object {
         StoreObject::Generation { .. } | StoreObject::GenerationPiece(_) | StoreObject::SlotMarker { .. } => true,
-        StoreObject::Whole { .. } | StoreObject::Piece(_) => false,
+        StoreObject::Whole { .. } | StoreObject::Piece(_) | StoreObject::Classic => false,
     }
 }

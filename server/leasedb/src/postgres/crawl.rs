@@ -16,6 +16,7 @@ use tokio_postgres::Row;
 
 use super::PgLeaseDb;
 use super::apply::{calls, shnum, si};
+use super::expiry::held_by;
 use super::load::{self, epoch_and_time, get, header, now};
 use super::sql::{Call, Uuid, call, sql};
 use super::tx::{Decided, Tx};
@@ -271,7 +272,7 @@ async fn settle_in(tx: &mut Tx<'_>, request: &Settle) -> Decided<SettleOutcome> 
         known_until: known_until.map(Timestamp::from_seconds),
         shares: shares.iter().map(|row| load::share(row, 0)).collect::<Result<_>>()?,
         slot: slot.first().map(load::slot).transpose()?,
-        holders: load::holders(&holders)?,
+        holders: holders.iter().map(held_by).collect::<Result<_>>()?,
         uploads: uploads
             .iter()
             .map(upload_id)
@@ -293,7 +294,7 @@ fn upload_id(row: &Row) -> Result<(ShareId, ObjectId)> {
 fn discarded(row: &Row) -> Result<Discarded> {
     Ok(Discarded {
         number: load::share_number(get(row, 0, "garbage")?)?,
-        reason: reason_of(get(row, 1, "garbage")?)?,
+        reason: reason_of(get(row, 1, "garbage")?),
         done: get(row, 2, "garbage")?,
         upload: get::<Option<Uuid>>(row, 3, "garbage")?.map(|id| ObjectId::new(id.0)),
         objects: names_of(get(row, 4, "garbage")?)?,

@@ -19,7 +19,7 @@ sql!(
     DEPLOYMENT,
     [],
     "-- deployment
-    SELECT deployment_id, epoch, mode, complete_since
+    SELECT deployment_id, epoch, mode, complete_since, backed_up_until
     FROM deployment"
 );
 sql!(
@@ -134,6 +134,7 @@ impl PgLeaseDb {
             epoch: Epoch(unsigned(get(row, 1, "deployment")?)),
             mode: mode_of(get(row, 2, "deployment")?),
             complete_since: get::<Option<i64>>(row, 3, "deployment")?.map(Timestamp::from_seconds),
+            backed_up_until: get::<Option<i64>>(row, 4, "deployment")?.map(Timestamp::from_seconds),
         })
     }
 

@@ -34,16 +34,11 @@ pub struct Migrated {
     pub version: u32,
 }
 
+const DEPLOYMENT_OF_SERVER: &str =
+    "SELECT, UPDATE (deployment_id, epoch, mode, backed_up_until, surveyed_epoch, settled_epoch, complete_since)";
 /// Tables with the rights of the server, the operator and maintenance on them. Who locks a row needs UPDATE on a column.
-const RIGHTS: [(&str, [&str; 3]); 18] = [
-    (
-        "deployment",
-        [
-            "SELECT, UPDATE (deployment_id, epoch, mode, surveyed_epoch, settled_epoch, complete_since)",
-            "SELECT, UPDATE (accounts_version)",
-            "SELECT, UPDATE (deployment_id, epoch, mode, surveyed_epoch, settled_epoch, complete_since)",
-        ],
-    ),
+const RIGHTS: [(&str, [&str; 3]); 20] = [
+    ("deployment", [DEPLOYMENT_OF_SERVER, "SELECT, UPDATE (accounts_version)", DEPLOYMENT_OF_SERVER]),
     ("beats", ["SELECT, UPDATE", "SELECT", "SELECT, UPDATE"]),
     ("losses", ["SELECT, INSERT", "SELECT", "SELECT, INSERT"]),
     ("accounts", ["SELECT", "SELECT, INSERT, UPDATE", "SELECT"]),
@@ -61,6 +56,8 @@ const RIGHTS: [(&str, [&str; 3]); 18] = [
     ("recovered", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
     ("crawl_units", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
     ("runs", ["SELECT, INSERT, UPDATE, DELETE", "SELECT", "SELECT, INSERT, UPDATE, DELETE"]),
+    ("expired_leases", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
+    ("unleased", ["SELECT, INSERT, DELETE", "", "SELECT, INSERT, DELETE"]),
     ("corruption_advisories", ["SELECT, INSERT", "", "SELECT, INSERT, UPDATE, DELETE"]),
 ];
 

@@ -8,9 +8,12 @@
 
 mod accounts;
 mod apply;
+mod audit;
+mod backup;
 mod connect;
 mod crawl;
 mod deployment;
+mod expiry;
 mod garbage;
 mod load;
 mod metrics;
@@ -25,11 +28,15 @@ use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use leasehold_core::account::{Account, Usage};
+use leasehold_core::backup::{Export, Import, ImportOutcome, Pages};
 use leasehold_core::bucket::Upload;
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::{Clock, Timestamp};
 use leasehold_core::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix};
 use leasehold_core::crawl::{Crawled, ForgetOutcome, Settle, SettleOutcome, Spared, Survey, TakeOver};
+use leasehold_core::expiry::{
+    ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone, UnleasedTotals,
+};
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::lease::LeaseTerms;
 use leasehold_core::leasedb::{
@@ -46,7 +53,7 @@ pub use metrics::PgMetrics;
 pub use migrate::{Migrated, Roles, migrate};
 
 /// The schema version that this program wants.
-pub const SCHEMA_VERSION: u32 = 4;
+pub const SCHEMA_VERSION: u32 = 6;
 
 /// The lease database on PostgreSQL. Clones share connections.
 #[derive(Clone)]
@@ -175,6 +182,19 @@ impl LeaseDb for PgLeaseDb {
         self.read_leases(storage_index).await
     }
 
+    async fn prolong_leases(
+        &self,
+        storage_index: StorageIndex,
+        account: AccountId,
+        ends: Vec<(ShareNumber, Timestamp)>,
+    ) -> Result<()> {
+        self.change_prolong(storage_index, account, ends).await
+    }
+
+    async fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
+        self.read_storage_indexes(after, max).await
+    }
+
     async fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
         self.read_slot_snapshot(storage_index).await
     }
@@ -201,6 +221,38 @@ impl LeaseDb for PgLeaseDb {
 
     async fn relocate(&self, request: Relocate) -> Result<bool> {
         self.change_relocate(&request).await
+    }
+
+    async fn lease_page(&self, after: Option<LeaseOnShare>, max: u32) -> Result<LeasePage> {
+        self.read_lease_page(after, max).await
+    }
+
+    async fn expire_leases(&self, request: ExpireLeases) -> Result<ExpireOutcome> {
+        self.change_expire(&request).await
+    }
+
+    async fn purge_expired(&self, max: u32) -> Result<u64> {
+        self.change_purge_expired(max).await
+    }
+
+    async fn list_unleased(&self, after: Option<ShareId>, until: Timestamp, max: u32) -> Result<Vec<ShareId>> {
+        self.read_unleased(after, until, max).await
+    }
+
+    async fn unleased_totals(&self) -> Result<UnleasedTotals> {
+        self.read_unleased_totals().await
+    }
+
+    async fn retire_shares(&self, request: RetireShares) -> Result<RetireOutcome> {
+        self.change_retire(&request).await
+    }
+
+    async fn undo(&self, request: Undo) -> Result<Undone> {
+        self.change_undo(&request).await
+    }
+
+    async fn list_expired(&self, run: RunId, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
+        self.read_expired(run, after, max).await
     }
 
     async fn deployment(&self) -> Result<Deployment> {
@@ -275,6 +327,26 @@ impl LeaseDb for PgLeaseDb {
         self.change_permit_run(run).await
     }
 
+    async fn recount_usage(&self, account: AccountId) -> Result<(Usage, Usage)> {
+        self.change_recount_usage(account).await
+    }
+
+    async fn export(&self) -> Result<Export> {
+        self.read_everything().await
+    }
+
+    async fn import(&self, import: Import, pages: Pages) -> Result<ImportOutcome> {
+        self.become_restored(import, pages).await
+    }
+
+    async fn is_empty(&self) -> Result<bool> {
+        self.read_is_empty().await
+    }
+
+    async fn note_backup(&self, epoch: Epoch, until: Timestamp) -> Result<()> {
+        self.change_note_backup(epoch, until).await
+    }
+
     async fn advise(&self, advisory: Advisory) -> Result<()> {
         self.change_advise(advisory).await
     }
@@ -325,8 +397,8 @@ impl LeaseDb for PgLeaseDb {
         self.read_credentials(account).await
     }
 
-    async fn close_account(&self, account: AccountId) -> Result<bool> {
-        self.change_close(account).await
+    async fn close_account(&self, account: AccountId, release_seconds: Option<i64>) -> Result<bool> {
+        self.change_close(account, release_seconds).await
     }
 
     async fn usage(&self, account: AccountId) -> Result<Usage> {

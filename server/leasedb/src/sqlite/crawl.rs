@@ -72,7 +72,7 @@ impl Tx<'_> {
             Ok((ShareNumber::new(row.get(0)?), row.get(1)?, row.get(2)?, upload, row.get::<_, String>(4)?))
         })?;
         let discarded = |(number, reason, done, upload, names): (_, i16, bool, _, String)| {
-            Ok(Discarded { number, reason: reason_of(reason)?, done, upload, objects: names_of(&names)? })
+            Ok(Discarded { number, reason: reason_of(reason), done, upload, objects: names_of(&names)? })
         };
         rows.into_iter().map(discarded).collect()
     }

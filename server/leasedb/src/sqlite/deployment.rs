@@ -12,12 +12,13 @@ use crate::plan::integer;
 impl Tx<'_> {
     pub(super) fn deployment(&self) -> Result<Deployment> {
         let sql = "-- deployment
-            SELECT deployment_id, epoch, mode, complete_since
+            SELECT deployment_id, epoch, mode, complete_since, backed_up_until
             FROM deployment";
         let rows = self.query(sql, [], |row| {
             let (id, epoch, mode) = (ObjectId::new(row.get(0)?), row.get(1)?, row.get(2)?);
-            let complete_since = row.get::<_, Option<i64>>(3)?.map(Timestamp::from_seconds);
-            Ok(Deployment { id, epoch: Epoch(unsigned(epoch)), mode: mode_of(mode), complete_since })
+            let time = |at| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.map(Timestamp::from_seconds));
+            let (complete_since, backed_up_until) = (time(3)?, time(4)?);
+            Ok(Deployment { id, epoch: Epoch(unsigned(epoch)), mode: mode_of(mode), complete_since, backed_up_until })
         })?;
         rows.into_iter().next().ok_or_else(|| damaged("deployment"))
     }

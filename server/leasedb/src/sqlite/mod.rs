@@ -7,8 +7,11 @@
 
 mod accounts;
 mod apply;
+mod audit;
+mod backup;
 mod crawl;
 mod deployment;
+mod expiry;
 mod garbage;
 mod rows;
 mod runs;
@@ -20,12 +23,16 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use leasehold_core::account::{Account, Usage};
+use leasehold_core::backup::{Export, Import, ImportOutcome, Pages};
 use leasehold_core::bucket::Upload;
 use leasehold_core::chunk::ObjectName;
 use leasehold_core::chunk::StoreObject;
 use leasehold_core::clock::{Clock, Timestamp};
 use leasehold_core::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix};
 use leasehold_core::crawl::{Crawled, ForgetOutcome, Settle, SettleOutcome, Spared, Survey, TakeOver};
+use leasehold_core::expiry::{
+    ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone, UnleasedTotals,
+};
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::lease::LeaseTerms;
 use leasehold_core::leasedb::{
@@ -69,6 +76,7 @@ pub struct SqliteLeaseDb {
     writer: Sender<Write>,
     readers: Sender<Read>,
     clock: Arc<dyn Clock>,
+    file: Arc<backup::File>,
 }
 
 impl std::fmt::Debug for SqliteLeaseDb {
@@ -99,7 +107,8 @@ impl SqliteLeaseDb {
             let (reads, clock) = (reads.clone(), clock.clone());
             spawn("leasedb-read", move || read_loop(&connection, &reads, &*clock, terms))?;
         }
-        Ok(Self { writer, readers, clock })
+        let file = Arc::new(backup::File { path: path.to_owned(), clock: clock.clone(), terms });
+        Ok(Self { writer, readers, clock, file })
     }
 
     /// What SQLite finds wrong with the file; nothing if it is sound.
@@ -296,6 +305,19 @@ impl LeaseDb for SqliteLeaseDb {
         self.read(move |tx| tx.list_leases(storage_index)).await
     }
 
+    async fn prolong_leases(
+        &self,
+        storage_index: StorageIndex,
+        account: AccountId,
+        ends: Vec<(ShareNumber, Timestamp)>,
+    ) -> Result<()> {
+        self.write(move |tx| tx.prolong_leases(storage_index, account, &ends)).await
+    }
+
+    async fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
+        self.read(move |tx| tx.list_storage_indexes(after, max)).await
+    }
+
     async fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
         self.read(move |tx| tx.read_slot(storage_index)).await
     }
@@ -331,6 +353,38 @@ impl LeaseDb for SqliteLeaseDb {
 
     async fn relocate(&self, request: Relocate) -> Result<bool> {
         self.write(move |tx| tx.relocate(&request)).await
+    }
+
+    async fn lease_page(&self, after: Option<LeaseOnShare>, max: u32) -> Result<LeasePage> {
+        self.read(move |tx| tx.lease_page(after, max)).await
+    }
+
+    async fn expire_leases(&self, request: ExpireLeases) -> Result<ExpireOutcome> {
+        self.write(move |tx| tx.expire_leases(&request)).await
+    }
+
+    async fn purge_expired(&self, max: u32) -> Result<u64> {
+        self.write(move |tx| tx.purge_expired(max)).await
+    }
+
+    async fn list_unleased(&self, after: Option<ShareId>, until: Timestamp, max: u32) -> Result<Vec<ShareId>> {
+        self.read(move |tx| tx.list_unleased(after, until, max)).await
+    }
+
+    async fn unleased_totals(&self) -> Result<UnleasedTotals> {
+        self.read(|tx| tx.unleased_totals()).await
+    }
+
+    async fn retire_shares(&self, request: RetireShares) -> Result<RetireOutcome> {
+        self.write(move |tx| tx.retire_shares(&request)).await
+    }
+
+    async fn undo(&self, request: Undo) -> Result<Undone> {
+        self.write(move |tx| tx.undo(&request)).await
+    }
+
+    async fn list_expired(&self, run: RunId, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
+        self.read(move |tx| tx.list_expired(run, after, max)).await
     }
 
     async fn deployment(&self) -> Result<Deployment> {
@@ -405,6 +459,26 @@ impl LeaseDb for SqliteLeaseDb {
         self.write(move |tx| tx.permit_run(run)).await
     }
 
+    async fn recount_usage(&self, account: AccountId) -> Result<(Usage, Usage)> {
+        self.write(move |tx| tx.recount_usage(account)).await
+    }
+
+    async fn export(&self) -> Result<Export> {
+        backup::export(self.file.clone()).await
+    }
+
+    async fn import(&self, import: Import, pages: Pages) -> Result<ImportOutcome> {
+        backup::import(self.file.clone(), import, pages).await
+    }
+
+    async fn is_empty(&self) -> Result<bool> {
+        self.read(|tx| tx.is_empty()).await
+    }
+
+    async fn note_backup(&self, epoch: Epoch, until: Timestamp) -> Result<()> {
+        self.write(move |tx| tx.note_backup(epoch, until)).await
+    }
+
     async fn advise(&self, advisory: Advisory) -> Result<()> {
         self.write(move |tx| tx.advise(&advisory)).await
     }
@@ -455,8 +529,8 @@ impl LeaseDb for SqliteLeaseDb {
         self.read(move |tx| tx.list_credentials(account)).await
     }
 
-    async fn close_account(&self, account: AccountId) -> Result<bool> {
-        self.write(move |tx| tx.close_account(account)).await
+    async fn close_account(&self, account: AccountId, release_seconds: Option<i64>) -> Result<bool> {
+        self.write(move |tx| tx.close_account(account, release_seconds)).await
     }
 
     async fn usage(&self, account: AccountId) -> Result<Usage> {
