@@ -54,7 +54,6 @@ impl Column {
     }
 
     /// For columns added later: what they are in backups made before.
-    #[allow(dead_code, reason = "the first columns are in every backup")]
     const fn or(self, absent: Absent) -> Self {
         Self { absent, ..self }
     }
@@ -144,6 +143,9 @@ pub static ACCOUNTS: Table = Table {
         integer("lease_days"),
         text("message"),
         integer("created_at"),
+        integer("keep_days").null().or(Absent::Null),
+        integer("thawed_at").null().or(Absent::Null),
+        integer("release_at").null().or(Absent::Null),
     ],
     key: 1,
     role: Role::Numbered,
@@ -231,6 +233,24 @@ static SLOTS: Table = Table {
 static SCATTERED: Table =
     Table { name: "scattered", columns: &[id("si"), integer("shnum"), integer("due_at")], key: 2, role: Role::Plain };
 
+static UNLEASED: Table =
+    Table { name: "unleased", columns: &[id("si"), integer("shnum"), integer("since")], key: 2, role: Role::Plain };
+
+static EXPIRED_LEASES: Table = Table {
+    name: "expired_leases",
+    columns: &[
+        integer("run_id"),
+        id("si"),
+        integer("shnum"),
+        integer("account_id"),
+        integer("renewed_at"),
+        integer("expires_at"),
+        integer("removed_at"),
+    ],
+    key: 4,
+    role: Role::Plain,
+};
+
 static GARBAGE: Table = Table {
     name: "garbage",
     columns: &[
@@ -243,6 +263,8 @@ static GARBAGE: Table = Table {
         integer("attempts"),
         integer("done_at").null(),
         text("objects"),
+        integer("bytes").or(Absent::Integer(0)),
+        bytes("undo").null().or(Absent::Null),
     ],
     key: 1,
     role: Role::Numbered,
@@ -265,7 +287,7 @@ static CORRUPTION_ADVISORIES: Table = Table {
 };
 
 /// All tables of a backup, in the order in which they are written and can be read back.
-pub static TABLES: [&Table; 11] = [
+pub static TABLES: [&Table; 13] = [
     &ACCOUNTS,
     &ACCOUNT_USAGE,
     &ACCOUNT_CREDENTIALS,
@@ -275,6 +297,8 @@ pub static TABLES: [&Table; 11] = [
     &LEASES,
     &SLOTS,
     &SCATTERED,
+    &UNLEASED,
+    &EXPIRED_LEASES,
     &GARBAGE,
     &CORRUPTION_ADVISORIES,
 ];
