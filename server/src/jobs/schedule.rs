@@ -84,6 +84,7 @@ mod tests {
             dry_run: false,
             state,
             permitted: false,
+            allowed: false,
             policy: String::new(),
             started_at: at,
             alive_at: at,
