@@ -90,6 +90,12 @@ impl Locator {
         self.extents.iter().map(|extent| extent.object).filter(|object| seen.insert(*object)).collect()
     }
 
+    /// The object of each extent, and how long it must be to have the extent's bytes.
+    pub fn least_lengths(&self) -> impl Iterator<Item = (StoreObject, u64)> {
+        let end = |extent: &Extent| extent.range.end - extent.object.base_offset() + self.header_bytes;
+        self.extents.iter().map(move |extent| (extent.object, end(extent)))
+    }
+
     /// What to read for `range` of the share, in order.
     pub fn segments(&self, range: Range<u64>) -> Vec<Segment> {
         let mut segments = Vec::new();
