@@ -6,6 +6,7 @@ mod backup;
 mod classic;
 mod collect;
 mod expire;
+mod reconcile;
 mod serve;
 mod share;
 mod upkeep;
@@ -22,6 +23,7 @@ use prometheus_client::registry::Registry;
 use self::account::AccountCommand;
 use self::classic::{ExportArgs, ImportArgs};
 use self::expire::{ExpireArgs, UndoArgs};
+use self::reconcile::{ForgetArgs, ReconcileArgs};
 use self::serve::ServeArgs;
 use self::share::ShareCommand;
 use crate::datadir::DataDir;
@@ -91,6 +93,16 @@ enum Command {
     ///
     /// Any number of these may run at once, beside any number of servers.
     Collect(Common),
+    /// Compare the lease database with the backend, and make them agree
+    ///
+    /// Adopts shares that have no row, hides those whose bytes are gone, brings back what came back, and marks what nothing
+    /// names for deletion in a week. After the lease database lost commits it finds what was lost. Any number of these share
+    /// the work.
+    Reconcile(ReconcileArgs),
+    /// Forget a share whose bytes are gone for good
+    ///
+    /// Its leases go with it. Until then it comes back by itself if its bytes do.
+    Forget(ForgetArgs),
     /// Put a copy of the lease database into the storage backend; then exit
     ///
     /// The copy is the database at one instant: accounts, credentials (their hashes), shares, leases, slots. A running
@@ -170,6 +182,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Allow { run, common } => expire::run_allow(run, &common).await,
         Command::Runs { kind, common } => expire::run_runs(kind.as_deref(), &common).await,
         Command::Collect(common) => collect::run(&common).await,
+        Command::Reconcile(args) => reconcile::run_reconcile(&args).await,
+        Command::Forget(args) => reconcile::run_forget(&args).await,
         Command::Backup(args) => backup::run_backup(args).await,
         Command::Restore(args) => backup::run_restore(args).await,
         Command::Audit(common) => audit::run(&common).await,

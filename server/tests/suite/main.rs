@@ -7,6 +7,7 @@ mod commands;
 mod contract_backend;
 mod contract_leasedb;
 mod drain;
+mod expiry;
 mod foreign;
 mod gbs;
 mod ground;

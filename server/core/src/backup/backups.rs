@@ -207,13 +207,12 @@ impl<B: Backend> Backups<B> {
         for backup in &old {
             // First the manifest: what is half removed is no backup, never a damaged one.
             self.0.delete(&backup.name.manifest()).await?;
-            let keys: Vec<ObjectKey> = backup.objects.iter().map(|(name, _)| ObjectKey::new(name.clone())).collect();
-            let delete = |key: ObjectKey| {
-                let backend = self.0.clone();
-                async move { backend.delete(&key).await }
-            };
-            let deletes = stream::iter(keys.into_iter().map(delete));
-            deletes.buffer_unordered(DELETES_AT_ONCE).try_collect::<()>().await?;
+            let mut deletes = Vec::with_capacity(backup.objects.len());
+            for (name, _) in &backup.objects {
+                let (backend, key) = (self.0.clone(), ObjectKey::new(name.clone()));
+                deletes.push(async move { backend.delete(&key).await });
+            }
+            stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE).try_collect::<()>().await?;
         }
         Ok(old.len())
     }
