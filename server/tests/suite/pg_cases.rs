@@ -154,6 +154,16 @@ async fn claiming(_: World) -> Deed {
     })
 }
 
+async fn with_wrong_counters(world: World) {
+    with_share(world.clone()).await;
+    world.execute("UPDATE account_usage SET leased_bytes = 7 WHERE account_id = 16").await;
+}
+
+async fn recounting(world: World) -> Deed {
+    let alice = world.find("alice").await;
+    deed!(|db| async move { db.recount_usage(alice).await.map(|(was, is)| was != is) })
+}
+
 async fn beginning(_: World) -> Deed {
     let begin = BeginRun { kind: RunKind::Audit, dry_run: false, policy: String::new() };
     deed!(
@@ -285,6 +295,7 @@ pub fn transactions() -> Vec<Case> {
         case!("tick", with_alice, ticking, "()", "()", false),
         // The claim lapses, then somebody has it again.
         case!("claim_garbage", with_garbage, claiming, "[1]", "[]", true),
+        case!("recount_usage", with_wrong_counters, recounting, "true", "false", true),
         case!("begin_run", with_alice, beginning, "true", "false", true),
         case!("permit_run", with_braked_run, permitting, "Permitted", "Permitted", true),
         case!("create_account", with_alice, creating, "Some(\"Created\")", "Some(\"NameTaken\")", true),

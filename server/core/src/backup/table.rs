@@ -270,6 +270,24 @@ static GARBAGE: Table = Table {
     role: Role::Numbered,
 };
 
+static EXPIRED_LEASES: Table = Table {
+    name: "expired_leases",
+    columns: &[
+        integer("run_id"),
+        id("si"),
+        integer("shnum"),
+        integer("account_id"),
+        integer("renewed_at"),
+        integer("expires_at"),
+        integer("removed_at"),
+    ],
+    key: 4,
+    role: Role::Plain,
+};
+
+static UNLEASED: Table =
+    Table { name: "unleased", columns: &[id("si"), integer("shnum"), integer("since")], key: 2, role: Role::Plain };
+
 static CORRUPTION_ADVISORIES: Table = Table {
     name: "corruption_advisories",
     columns: &[
@@ -300,15 +318,20 @@ pub static TABLES: [&Table; 13] = [
     &UNLEASED,
     &EXPIRED_LEASES,
     &GARBAGE,
+    &EXPIRED_LEASES,
+    &UNLEASED,
     &CORRUPTION_ADVISORIES,
 ];
 
 /// Tables, and columns as `TABLE.COLUMN`, that no backup has, with the reason.
-pub const LEFT_OUT: [(&str, &str); 10] = [
+pub const LEFT_OUT: [(&str, &str); 13] = [
     ("deployment", "what is to be kept of it is in the manifest"),
     ("beats", "a restored database begins an epoch with a heart of its own"),
     ("uploads", "an upload does not outlive a restore: its pieces may be gone (review.md C3)"),
     ("upload_chunks", "see uploads"),
+    ("accounts.leased_bytes", "counted anew; what it says is in account_usage"),
+    ("accounts.leased_shares", "counted anew; what it says is in account_usage"),
+    ("accounts.reserved_bytes", "there are no uploads after a restore"),
     ("account_usage.reserved_bytes", "there are no uploads after a restore"),
     ("account_usage.stripe", "the number of counters an account has is each database's own business"),
     ("scattered.claimed_until", "no claim outlives a restore"),

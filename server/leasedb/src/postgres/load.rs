@@ -195,7 +195,7 @@ sql!(
         "-- read_slot
     SELECT ",
         epoch_and_time!(),
-        ", t.token, t.write_enabler_hash,
+        ", t.token, t.write_enabler_hash, (SELECT d.mode FROM deployment d),
       s.shnum, s.kind, s.state, s.size_bytes, s.locator
     FROM (SELECT 1) one
     LEFT JOIN slots t ON t.si = $1

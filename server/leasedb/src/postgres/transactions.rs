@@ -19,7 +19,7 @@ use super::expiry::held_by;
 use super::load::{self, get};
 use super::sql::call;
 use super::tx::{Decided, Failure, Tx};
-use crate::columns::{kind_number, lease_of, names_of};
+use crate::columns::{kind_number, lease_of, mode_of, names_of};
 use crate::plan::{self, Held, HeldBy, View, Write, slots::SlotView, uploads::Recording};
 
 use load::{
@@ -295,8 +295,8 @@ impl PgLeaseDb {
         let (epoch, now): (Epoch, _) = load::header(self, &rows)?;
         let mut shares = Vec::new();
         for row in &rows {
-            if get::<Option<i16>>(row, 4, "share")?.is_some() {
-                shares.push(load::share(row, 4)?);
+            if get::<Option<i16>>(row, 5, "share")?.is_some() {
+                shares.push(load::share(row, 5)?);
             }
         }
         let has_immutable = shares.iter().any(|row| row.kind == ShareKind::Immutable);
@@ -307,7 +307,8 @@ impl PgLeaseDb {
             Some(token) => Some((leasehold_core::leasedb::SlotToken(token.0), load::credential_hash(&rows[0], 3)?)),
             None => None,
         };
-        Ok(SlotSnapshot { now, slot, shares, has_immutable, epoch })
+        let mode = mode_of(get(&rows[0], 4, "mode")?);
+        Ok(SlotSnapshot { now, slot, shares, has_immutable, epoch, mode })
     }
 
     pub(super) async fn change_commit_slot(&self, request: &CommitSlot) -> Result<CommitOutcome> {

@@ -6,8 +6,8 @@ use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::Timestamp;
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::leasedb::{
-    Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, LeaseRow, RecordChunks, RecordOutcome, Relocate,
-    RenewOutcome, Result, SlotSnapshot,
+    Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, Deployment, LeaseRow, RecordChunks, RecordOutcome,
+    Relocate, RenewOutcome, Result, SlotSnapshot,
 };
 use leasehold_core::share::{ShareKind, ShareState};
 
@@ -157,7 +157,9 @@ impl Tx<'_> {
         // A slot row without shares counts as no slot (`review.md` A8).
         let row = if shares.is_empty() { None } else { self.slot_row(storage_index)? };
         let slot = row.map(|row| (row.token, row.write_enabler));
-        Ok(SlotSnapshot { now: self.now, slot, shares, has_immutable: !immutable.is_empty(), epoch: self.epoch()? })
+        let Deployment { epoch, mode, .. } = self.deployment()?;
+        let has_immutable = !immutable.is_empty();
+        Ok(SlotSnapshot { now: self.now, slot, shares, has_immutable, epoch, mode })
     }
 
     pub(super) fn commit_slot(&self, request: &CommitSlot) -> Result<CommitOutcome> {
