@@ -8,8 +8,8 @@ use leasehold_config::{Config, Database, TlsMode};
 use leasehold_core::clock::{Entropy, SystemClock, SystemSteadyClock};
 use leasehold_core::expiry::Brakes;
 use leasehold_core::lease::{DAY_SECONDS, LeaseTerms};
-use leasehold_core::leasedb::LeaseDbError;
-use leasehold_core::store::{Claim, Store, StoreOptions};
+use leasehold_core::leasedb::{LeaseDb, LeaseDbError, Mode};
+use leasehold_core::store::{Claim, SILENCE_SECONDS, Store, StoreOptions};
 use leasehold_leasedb::AnyLeaseDb;
 use leasehold_leasedb::postgres::{Migrated, PgLeaseDb, PgMetrics, PgOptions, Roles, Tls, migrate};
 use leasehold_leasedb::sqlite::SqliteLeaseDb;
@@ -79,17 +79,32 @@ pub async fn open_store(config: &Config, db: AnyLeaseDb, backend: AnyBackend) ->
     let store = store.with_host_clock(std::sync::Arc::new(SystemClock));
     match store.claim_backend().await.context("cannot find out whose the backend is")? {
         Claim::Ours => {}
-        Claim::Foreign { theirs, ours } => bail!(foreign(&theirs, &ours)),
+        Claim::Foreign { theirs, ours, silent_seconds } => bail!(foreign(&theirs, &ours, silent_seconds)),
+    }
+    if store.db().deployment().await?.mode == Mode::Recovery {
+        tracing::warn!(
+            "the lease database may not know all shares: each is looked for when it is asked for; nothing is \
+                        deleted until `leasehold reconcile` has compared everything"
+        );
     }
     store.refresh_space().await.context("cannot measure the backend's room")?;
     Ok(store)
 }
 
-/// Says that a backend belongs to another deployment.
-pub(crate) fn foreign(theirs: &str, ours: &str) -> String {
+/// Says that a backend belongs to another deployment, and what may be done about it.
+pub(crate) fn foreign(theirs: &str, ours: &str, silent_seconds: Option<i64>) -> String {
+    let advice = match silent_seconds {
+        Some(seconds) if seconds < SILENCE_SECONDS => format!(
+            "another server was at work on it {seconds} seconds ago. If it is gone for good and so is its database, run \
+             `leasehold restore` on an empty one, or start an empty one in {} seconds",
+            SILENCE_SECONDS - seconds
+        ),
+        _ => "use an empty S3 bucket or prefix, or the database that knows what is in this one; if that is lost, run \
+              `leasehold restore` on an empty one, or start with one that has no accounts yet"
+            .to_owned(),
+    };
     format!(
-        "the backend belongs to another deployment: it is marked {theirs}, this database's mark would be {ours}; \
-         use an empty S3 bucket or prefix, or the database that knows what is in this one"
+        "the backend belongs to another deployment: it is marked {theirs}, this database's mark would be {ours}; {advice}"
     )
 }
 

@@ -93,10 +93,11 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
     let published = Published { advertise, nickname: config.server.nickname.clone() };
     data.publish(&published)?;
     data.make_spool()?;
+    // Before there is any account: a new lease database may have to take over an old backend.
+    let store = Arc::new(open_store(&config, db.clone(), backend).await?);
     let accounts = Accounts::new(db.clone(), &data, identity.clone(), published);
     let handout = first_account(&config, &data, &accounts).await?;
 
-    let store = Arc::new(open_store(&config, db.clone(), backend).await?);
     let accountant = Arc::new(Accountant::open(Arc::new(db)).await?);
     let gbs = Gbs::new(store.clone(), accountant.clone(), limits(&config, &data), metrics.clone());
     let ready = Arc::new(AtomicBool::new(true));

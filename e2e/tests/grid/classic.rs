@@ -73,7 +73,9 @@ impl Files {
             let data = bytes(seed, length);
             files.immutable.push((client.upload(&data)?, data));
         }
-        for (seed, format, length) in [(910, Format::Sdmf, 5000), (911, Format::Mdmf, 400 * KIB), (912, Format::Sdmf, 900)] {
+        for (seed, format, length) in
+            [(910, Format::Sdmf, 5000), (911, Format::Mdmf, 400 * KIB), (912, Format::Sdmf, 900)]
+        {
             let data = bytes(seed, length);
             files.mutable.push((client.create_mutable(format, &data)?, data));
         }

@@ -12,6 +12,8 @@ use crate::beat::BeatName;
 use crate::bucket::{Chunk, Upload};
 use crate::chunk::{ObjectName, StoreObject};
 use crate::clock::Timestamp;
+use crate::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix};
+use crate::crawl::{Crawled, ForgetOutcome, Settle, SettleOutcome, Spared, Survey, TakeOver};
 use crate::expiry::{
     ExpireLeases, ExpireOutcome, KeepAlive, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone,
     UnleasedTotals,
@@ -78,6 +80,9 @@ pub struct Deployment {
     pub epoch: Epoch,
     /// Whether anything may be deleted.
     pub mode: Mode,
+    /// Since when every lease that was granted is known; `None`: since ever. What accounts use is a lower bound for
+    /// what was granted before.
+    pub complete_since: Option<Timestamp>,
     /// When the newest complete backup began; `None`: there never was one.
     pub backed_up_until: Option<Timestamp>,
 }
@@ -134,7 +139,7 @@ pub struct Relocate {
 }
 
 /// A share that exists.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShareRow {
     /// Its number.
     pub number: ShareNumber,
@@ -234,6 +239,8 @@ pub struct SlotSnapshot {
     pub has_immutable: bool,
     /// The epoch it belongs to.
     pub epoch: Epoch,
+    /// In recovery mode the slot may lack its last commits until it is settled.
+    pub mode: Mode,
 }
 
 /// What a slot commit does to one share.
@@ -461,13 +468,6 @@ pub trait LeaseDb: Send + Sync + 'static {
         ends: Vec<(ShareNumber, Timestamp)>,
     ) -> impl Future<Output = Result<()>> + Send;
 
-    /// Storage indexes that have shares, ascending, behind `after`.
-    fn list_storage_indexes(
-        &self,
-        after: Option<StorageIndex>,
-        max: u32,
-    ) -> impl Future<Output = Result<Vec<StorageIndex>>> + Send;
-
     /// A slot with its shares in one snapshot.
     fn read_slot(&self, storage_index: StorageIndex) -> impl Future<Output = Result<SlotSnapshot>> + Send;
 
@@ -540,6 +540,55 @@ pub trait LeaseDb: Send + Sync + 'static {
 
     /// Counts a beat, or notices that commits were lost (`review.md` B1).
     fn tick(&self, tick: Tick) -> impl Future<Output = Result<TickOutcome>> + Send;
+
+    /// What is known of a storage index, to be compared with its folder.
+    fn survey(&self, storage_index: StorageIndex) -> impl Future<Output = Result<Survey>> + Send;
+
+    /// Makes rows and objects of a storage index agree.
+    fn settle(&self, settle: Settle) -> impl Future<Output = Result<SettleOutcome>> + Send;
+
+    /// Shares of a unit by storage index and number, behind `after`.
+    fn page_shares(
+        &self,
+        unit: Prefix,
+        after: Option<ShareId>,
+        max: u32,
+    ) -> impl Future<Output = Result<Vec<Crawled>>> + Send;
+
+    /// Uploads and garbage of these storage indexes.
+    fn spared(&self, storage_indexes: Vec<StorageIndex>) -> impl Future<Output = Result<Spared>> + Send;
+
+    /// Claims a unit of a reconcile run for a worker, for `claim_seconds`; the run gives a sign of life with it.
+    fn claim_unit(
+        &self,
+        run: RunId,
+        worker: ObjectId,
+        claim_seconds: i64,
+    ) -> impl Future<Output = Result<ClaimUnitOutcome>> + Send;
+
+    /// Claims a unit for longer. False if somebody else has it, or the run has ended.
+    fn keep_unit(
+        &self,
+        run: RunId,
+        unit: Prefix,
+        worker: ObjectId,
+        claim_seconds: i64,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Ends a worker's unit and adds what was counted to the run's totals; where the unit is braked, ends the run. False
+    /// if somebody else has the unit by now, or the run has ended: then nothing is counted.
+    fn finish_unit(&self, finish: FinishUnit) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Notes that a reconcile run has compared everything since this epoch began: then recovery ends by itself, with the
+    /// first tick a quarter of an hour after its beginning. False if the run began before, or did not compare everything.
+    fn end_recovery(&self, epoch: Epoch, run: RunId) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Begins a database on a backend that is not empty, in recovery mode. False if it has begun otherwise: it has ticked or
+    /// has shares, or accounts where the backend was another deployment's.
+    fn take_over(&self, take_over: TakeOver) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Forgets a lost share, at a person's wish; `token` is a fresh random value for its slot.
+    fn forget_lost(&self, share: ShareId, token: SlotToken) -> impl Future<Output = Result<ForgetOutcome>> + Send;
 
     /// Begins a run of a job, unless one of its kind is under way. One that died is abandoned. A run that is not dry takes the
     /// permission to pass brakes that its predecessor was given.

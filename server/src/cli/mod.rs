@@ -5,6 +5,7 @@ mod audit;
 mod classic;
 mod collect;
 mod expire;
+mod reconcile;
 mod serve;
 mod share;
 mod upkeep;
@@ -21,6 +22,7 @@ use prometheus_client::registry::Registry;
 use self::account::AccountCommand;
 use self::classic::{ExportArgs, ImportArgs};
 use self::expire::{ExpireArgs, UndoArgs};
+use self::reconcile::{ForgetArgs, ReconcileArgs};
 use self::serve::ServeArgs;
 use self::share::ShareCommand;
 use crate::datadir::DataDir;
@@ -90,6 +92,16 @@ enum Command {
     ///
     /// Any number of these may run at once, beside any number of servers.
     Collect(Common),
+    /// Compare the lease database with the backend, and make them agree
+    ///
+    /// Adopts shares that have no row, hides those whose bytes are gone, brings back what came back, and marks what nothing
+    /// names for deletion in a week. After the lease database lost commits it finds what was lost. Any number of these share
+    /// the work.
+    Reconcile(ReconcileArgs),
+    /// Forget a share whose bytes are gone for good
+    ///
+    /// Its leases go with it. Until then it comes back by itself if its bytes do.
+    Forget(ForgetArgs),
     /// Count again what accounts hold, and correct counters that are wrong
     ///
     /// Needs the lease database only, and may run beside servers. There is never a difference unless a program was wrong or
@@ -159,6 +171,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Allow { run, common } => expire::run_allow(run, &common).await,
         Command::Runs { kind, common } => expire::run_runs(kind.as_deref(), &common).await,
         Command::Collect(common) => collect::run(&common).await,
+        Command::Reconcile(args) => reconcile::run_reconcile(&args).await,
+        Command::Forget(args) => reconcile::run_forget(&args).await,
         Command::Audit(common) => audit::run(&common).await,
         Command::Import(args) => classic::run_import(args).await,
         Command::Export(args) => classic::run_export(args).await,

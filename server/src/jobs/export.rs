@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use leasehold_core::backend::Backend;
+use leasehold_core::crawl::unit::Prefix;
 use leasehold_core::id::StorageIndex;
 use leasehold_core::leasedb::LeaseDb;
 use leasehold_core::share::ShareKind;
@@ -57,13 +58,15 @@ pub async fn run<L: LeaseDb, B: Backend>(
     fs::create_dir_all(root.join("shares/incoming")).with_context(|| format!("cannot make {}", root.display()))?;
     let tree = Tree::new(root);
     let mut totals = ExportTotals::default();
-    let mut after = None;
+    let (mut after, mut done) = (None, None);
     loop {
-        let indexes = store.db().list_storage_indexes(after, PAGE).await.context("cannot list the shares")?;
-        after = indexes.last().copied();
-        if indexes.is_empty() {
-            break;
-        }
+        let page = store.db().page_shares(Prefix::default(), after, PAGE).await.context("cannot list the shares")?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.share);
+        let mut indexes: Vec<StorageIndex> = page.iter().map(|crawled| crawled.share.storage_index).collect();
+        indexes.dedup();
+        // One that began on the page before is done.
+        indexes.retain(|index| done.replace(*index) != Some(*index));
         let mut exports =
             stream::iter(indexes.into_iter().map(|index| export_one(store, &tree, index))).buffer_unordered(AT_ONCE);
         while let Some(written) = exports.try_next().await? {

@@ -5,5 +5,6 @@ pub mod expire;
 pub mod export;
 pub mod import;
 pub mod progress;
+pub mod reconcile;
 pub mod schedule;
 pub mod tree;

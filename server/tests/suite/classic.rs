@@ -1,6 +1,8 @@
 //! Shares of Tahoe-LAFS servers. `vectors/classic` was made by `e2e/python/classic_tree.py` with the code of the released server,
 //! and `described.json` is what that server reads there.
 
+mod in_place;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -75,7 +77,8 @@ fn sha256(bytes: &[u8]) -> String {
 fn containers_are_read_as_the_released_server_reads_them() {
     let tree = Tree::new(&vectors());
     for (id, described) in described() {
-        let incoming = tree::open(id, &tree.path(id)).expect("readable").unwrap_or_else(|damage| panic!("{id}: {damage}"));
+        let incoming =
+            tree::open(id, &tree.path(id)).expect("readable").unwrap_or_else(|damage| panic!("{id}: {damage}"));
         let container = &incoming.container;
         assert_eq!((container.kind, container.size_bytes), (kind(&described), described.size_bytes), "{id}");
         assert_eq!(container.version == Version::V1, described.version == 1, "{id}");
@@ -164,7 +167,8 @@ mod copying {
         for (number, stranger, writer) in [(3, 9, 3), (4, 3, 4), (5, 4, 5)] {
             let request = one_share(0, replaced(4));
             let payload = Bytes::from_static(b"anew");
-            let write = async |by| pod.store.read_test_write(&alice, index(number), &enabler(by), &request, &payload).await;
+            let write =
+                async |by| pod.store.read_test_write(&alice, index(number), &enabler(by), &request, &payload).await;
             assert!(matches!(write(stranger).await, Err(StoreError::WrongWriteEnabler)), "{number}");
             assert!(write(writer).await.expect("written").success, "{number}");
         }
@@ -235,7 +239,8 @@ async fn an_import_keeps_long_leases_and_leaves_what_nobody_leased_to_starter() 
     let totals = import_all(&pod, &tree, "alice", false).await.expect("an import");
     assert_eq!(totals.shares_copied, WHOLE);
     let leases = site.db.list_leases(index(1)).await.expect("list_leases");
-    let end = |number| leases.iter().find(|lease| lease.number.get() == number).expect("leased").lease.expires_at.seconds();
+    let end =
+        |number| leases.iter().find(|lease| lease.number.get() == number).expect("leased").lease.expires_at.seconds();
     assert_eq!(end(0), base + 31 * DAY_SECONDS, "longer than what a renewal grants");
     assert_eq!(end(1), base + 7 * DAY_SECONDS, "the latest of seven");
     let granted = site.now() + LEASE_DURATION_SECONDS;

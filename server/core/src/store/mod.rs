@@ -15,8 +15,10 @@ mod immutable;
 mod import;
 mod mutable;
 mod read;
+mod reconcile;
 mod retire;
 mod rows;
+mod settle;
 mod stage;
 mod undo;
 
@@ -27,11 +29,12 @@ pub use body::Payload;
 pub use collect::Collected;
 pub use expire::{ExpireProgress, ExpireReport, ExpireRequest, Expired};
 pub use export::Outgoing;
-pub use heart::Claim;
+pub use heart::{Claim, SILENCE_SECONDS};
 pub use immutable::{Allocated, Written};
 pub use import::{Imported, Incoming, Refusal};
 pub use mutable::ReadTestWriteOutcome;
 pub use read::ShareSlice;
+pub use reconcile::UnitWork;
 pub use undo::UndoneRun;
 
 use crate::account::AccountState;
@@ -44,6 +47,7 @@ use crate::id::{ShareId, StorageIndex};
 use crate::leasedb::{Advisory, LeaseDb, LeaseDbError, LeaseRow, RenewOutcome, ShareRow};
 use crate::share::ShareKind;
 use rows::RowCache;
+use settle::Recovery;
 
 /// Why an operation was not done. Where a variant does not say otherwise, nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -190,6 +194,9 @@ pub struct Store<L, B> {
     rows: Arc<RowCache>,
     /// When the lease database was last asked for a row in vain, in milliseconds of `clock`; 0: it answered since.
     rows_asked_in_vain_at: AtomicU64,
+    /// The epoch that is in recovery mode; 0: none, as far as is known here.
+    recovering: AtomicU64,
+    recovery: Recovery,
 }
 
 impl<L: LeaseDb, B: Backend> Store<L, B> {
@@ -207,6 +214,8 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             backend_contact: Contact::default(),
             rows: Arc::default(),
             rows_asked_in_vain_at: AtomicU64::new(0),
+            recovering: AtomicU64::new(0),
+            recovery: Recovery::default(),
         }
     }
 
@@ -227,7 +236,8 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         &self.db
     }
 
-    /// Asks the backend how much room it has; what is announced and allocated goes by the last answer.
+    /// Asks the backend how much room it has; what is announced and allocated goes by the last answer. Asks the lease
+    /// database whether it recovers.
     ///
     /// # Errors
     /// The backend does not answer; nothing more is announced or allocated then.
@@ -235,6 +245,9 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         let asked_at = self.clock.elapsed();
         if let Ok(now) = self.db.now().await {
             self.recent_millis.store(now.millis(), Ordering::Relaxed);
+        }
+        if let Ok(deployment) = self.db.deployment().await {
+            self.note_deployment(&deployment);
         }
         let answer = self.backend.available_bytes().await;
         match &answer {
@@ -285,6 +298,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// # Errors
     /// [`StoreError::NotFound`] if there is no share; [`StoreError::OverQuota`] if a first lease does not fit.
     pub async fn renew_leases(&self, session: &Session, storage_index: StorageIndex) -> Result<()> {
+        self.touch(storage_index).await?;
         match self.db.renew_leases(storage_index, session.account.id).await? {
             RenewOutcome::Done => Ok(()),
             RenewOutcome::NotFound => Err(StoreError::NotFound),

@@ -24,6 +24,8 @@ use crate::backup::{Export, Import, ImportOutcome, Pages};
 use crate::bucket::Upload;
 use crate::chunk::{ObjectKey, ObjectName, StoreObject};
 use crate::clock::Timestamp;
+use crate::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix};
+use crate::crawl::{Crawled, ForgetOutcome, Settle, SettleOutcome, Spared, Survey, TakeOver};
 use crate::expiry::{
     ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone, UnleasedTotals,
 };
@@ -31,7 +33,7 @@ use crate::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use crate::leasedb::{
     AccountChange, Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, CreateOutcome, Credential,
     Deployment, Epoch, Garbage, LeaseDb, LeaseDbError, LeaseRow, RecordChunks, RecordOutcome, Relocate, RenewOutcome,
-    Scattered, ShareRow, SlotSnapshot, Tick, TickOutcome,
+    Scattered, ShareRow, SlotSnapshot, SlotToken, Tick, TickOutcome,
 };
 use crate::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use crate::secret::SecretHash;
@@ -384,7 +386,6 @@ pass_on! {
     fn renew_leases(storage_index: StorageIndex, account: AccountId) -> RenewOutcome;
     fn list_leases(storage_index: StorageIndex) -> Vec<LeaseRow>;
     fn prolong_leases(storage_index: StorageIndex, account: AccountId, ends: Vec<(ShareNumber, Timestamp)>) -> ();
-    fn list_storage_indexes(after: Option<StorageIndex>, max: u32) -> Vec<StorageIndex>;
     fn read_slot(storage_index: StorageIndex) -> SlotSnapshot;
     fn commit_slot(request: CommitSlot) -> CommitOutcome;
     fn discard_objects(objects: Vec<ObjectName>) -> ();
@@ -403,6 +404,16 @@ pass_on! {
     fn deployment() -> Deployment;
     fn is_tick_due(seconds: i64) -> bool;
     fn tick(tick: Tick) -> TickOutcome;
+    fn survey(storage_index: StorageIndex) -> Survey;
+    fn settle(settle: Settle) -> SettleOutcome;
+    fn page_shares(unit: Prefix, after: Option<ShareId>, max: u32) -> Vec<Crawled>;
+    fn spared(storage_indexes: Vec<StorageIndex>) -> Spared;
+    fn claim_unit(run: RunId, worker: ObjectId, claim_seconds: i64) -> ClaimUnitOutcome;
+    fn keep_unit(run: RunId, unit: Prefix, worker: ObjectId, claim_seconds: i64) -> bool;
+    fn finish_unit(finish: FinishUnit) -> bool;
+    fn end_recovery(epoch: Epoch, run: RunId) -> bool;
+    fn take_over(take_over: TakeOver) -> bool;
+    fn forget_lost(share: ShareId, token: SlotToken) -> ForgetOutcome;
     fn begin_run(begin: BeginRun) -> BeginRunOutcome;
     fn note_run(run: RunId, totals: Totals) -> bool;
     fn finish_run(end: FinishRun) -> bool;

@@ -4,6 +4,7 @@
 //! one function of this module, and applies the [`Write`]s it returns in their order. Nothing here knows SQL.
 
 pub(crate) mod expiry;
+pub(crate) mod settle;
 pub(crate) mod slots;
 pub(crate) mod uploads;
 
@@ -13,6 +14,7 @@ use leasehold_core::account::{Account, Usage};
 use leasehold_core::bucket::{Chunk, Upload};
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::Timestamp;
+use leasehold_core::crawl::unit::{FinishUnit, PROGRESS, UnitEnd};
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::lease::{Lease, LeaseTerms};
 use leasehold_core::leasedb::{
@@ -20,7 +22,7 @@ use leasehold_core::leasedb::{
     ShareRow, SlotToken, UNDO_SECONDS,
 };
 use leasehold_core::locator::Locator;
-use leasehold_core::run::RunId;
+use leasehold_core::run::{RunId, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::{ShareKind, ShareState};
 
@@ -62,6 +64,13 @@ pub(crate) struct SlotRow {
     pub(crate) marker: Option<ObjectName>,
 }
 
+impl SlotRow {
+    /// The slot with another token: whatever was read of it before commits nothing.
+    fn with_token(&self, storage_index: StorageIndex, token: SlotToken) -> Write {
+        Write::PutSlot { storage_index, token, write_enabler: self.write_enabler, marker: self.marker }
+    }
+}
+
 /// What a transaction has read under the lock of its storage index.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
@@ -90,6 +99,8 @@ pub(crate) enum Write {
     InsertShare(ShareId, ShareKind, u64, Locator, Timestamp),
     /// Stable from now on, with these bytes.
     UpdateShare(ShareId, u64, Locator),
+    /// Its objects are gone; it keeps its leases.
+    LoseShare(ShareId),
     RemoveShare(ShareId),
     PutSlot {
         storage_index: StorageIndex,
@@ -108,10 +119,14 @@ pub(crate) enum Write {
         reason: GarbageReason,
         created_at: Timestamp,
         not_before: Timestamp,
+        /// The upload that was given up with it.
+        upload: Option<ObjectId>,
         objects: Vec<ObjectName>,
         /// The share, where it can be put back.
         undo: Option<Box<Removed>>,
     },
+    /// Settled in this epoch.
+    Recovered(StorageIndex, Epoch),
     RemoveGarbage(i64),
     /// Leases that have ended, kept for a while under the run that removes them.
     Expire {
@@ -224,12 +239,20 @@ impl Draft {
     /// A share that was removed: its objects wait until nobody can want it back.
     fn retire(&mut self, share: ShareId, reason: GarbageReason, objects: Vec<ObjectName>, removed: Removed) {
         let (not_before, undo) = (self.after(UNDO_SECONDS), Some(Box::new(removed)));
-        self.push(Write::Garbage { share, reason, created_at: self.now, not_before, objects, undo });
+        self.push(Write::Garbage { share, reason, created_at: self.now, not_before, upload: None, objects, undo });
     }
 
     fn add_garbage(&mut self, share: ShareId, reason: GarbageReason, seconds: i64, objects: Vec<ObjectName>) {
         let not_before = self.after(seconds);
-        self.push(Write::Garbage { share, reason, created_at: self.now, not_before, objects, undo: None });
+        self.push(Write::Garbage {
+            share,
+            reason,
+            created_at: self.now,
+            not_before,
+            upload: None,
+            objects,
+            undo: None,
+        });
     }
 
     /// Renews the caller's lease on a stable share, or adds one if it fits; the caller's usage is kept up to date.
@@ -350,6 +373,16 @@ pub(crate) fn relocate(
     let old = object_names(share, request.from.objects());
     draft.add_garbage(share, GarbageReason::Superseded, SUPERSEDED_GRACE_SECONDS, old);
     Ok((true, draft.into_writes()))
+}
+
+/// Adds what became of a unit to the totals of its run.
+pub(crate) fn add_unit(totals: &mut Totals, finish: &FinishUnit) {
+    match &finish.end {
+        UnitEnd::Done(counted) => totals.merge(counted),
+        UnitEnd::Failed(_) => totals.add("units_failed", 1),
+        UnitEnd::Split | UnitEnd::Braked(_) => return,
+    }
+    totals.add(PROGRESS, finish.unit.billionths());
 }
 
 /// Where an upload's chunks are, for whoever asks which objects are named.

@@ -65,7 +65,15 @@ sql!(
     [UUID, INT2, INT8, BYTEA],
     "-- update_share
     UPDATE shares
-    SET size_bytes = $3, locator = $4, state = 1
+    SET size_bytes = $3, locator = $4, state = 1, lost_at = NULL
+    WHERE si = $1 AND shnum = $2"
+);
+sql!(
+    LOSE_SHARE,
+    [UUID, INT2],
+    "-- lose_share
+    UPDATE shares
+    SET state = 3, lost_at = extract(epoch FROM now())::bigint
     WHERE si = $1 AND shnum = $2"
 );
 sql!(
@@ -101,10 +109,19 @@ sql!(
 );
 sql!(
     ADD_GARBAGE,
-    [UUID, INT2, INT2, INT8, INT8, TEXT, INT8, BYTEA],
+    [UUID, INT2, INT2, INT8, INT8, UUID, TEXT, INT8, BYTEA],
     "-- add_garbage
-    INSERT INTO garbage (si, shnum, reason, created_at, not_before, objects, bytes, undo)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
+    INSERT INTO garbage (si, shnum, reason, created_at, not_before, upload_id, objects, bytes, undo)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+);
+sql!(
+    RECOVERED,
+    [UUID, INT8],
+    "-- recovered
+    INSERT INTO recovered (si, epoch)
+    VALUES ($1, $2)
+    ON CONFLICT (si) DO UPDATE
+    SET epoch = excluded.epoch"
 );
 sql!(
     REMOVE_GARBAGE,
@@ -236,6 +253,7 @@ fn call_of(write: Write) -> Result<Call> {
         Write::UpdateShare(share, size, locator) => {
             call!(UPDATE_SHARE, si(share.storage_index), shnum(share), integer(size)?, locator.encode())
         }
+        Write::LoseShare(share) => keyed(&LOSE_SHARE, share),
         Write::RemoveShare(share) => keyed(&REMOVE_SHARE, share),
         Write::PutSlot { storage_index, token, write_enabler, marker } => {
             let marker = marker.map(|name| name.to_string());
@@ -250,13 +268,14 @@ fn call_of(write: Write) -> Result<Call> {
             change.leased_shares,
             change.reserved_bytes,
         ),
-        Write::Garbage { share, reason, created_at, not_before, objects, undo } => {
+        Write::Garbage { share, reason, created_at, not_before, upload, objects, undo } => {
             let (index, number, names) = (si(share.storage_index), shnum(share), names_to_text(&objects));
             let bytes =
                 undo.as_ref().map_or(Ok(0), |removed| integer(removed.kind.charged_bytes(removed.size_bytes)))?;
             let undo = undo.map(|removed| removed.encode());
             let times = (created_at.seconds(), not_before.seconds());
-            call!(ADD_GARBAGE, index, number, reason_number(reason), times.0, times.1, names, bytes, undo)
+            let upload = upload.map(|upload| Uuid(*upload.as_bytes()));
+            call!(ADD_GARBAGE, index, number, reason_number(reason), times.0, times.1, upload, names, bytes, undo)
         }
         Write::RemoveGarbage(id) => call!(REMOVE_GARBAGE, id),
         Write::Expire { run, leases, at } => {
@@ -276,6 +295,7 @@ fn call_of(write: Write) -> Result<Call> {
             let (indexes, numbers) = keys(&shares);
             call!(UNQUEUE, indexes, numbers)
         }
+        Write::Recovered(index, epoch) => call!(RECOVERED, si(index), integer(epoch.0)?),
         Write::Scattered(share, due) => call!(SCATTERED, si(share.storage_index), shnum(share), due.seconds()),
         Write::Merged(share) => keyed(&MERGED, share),
     })

@@ -195,7 +195,7 @@ sql!(
         "-- read_slot
     SELECT ",
         epoch_and_time!(),
-        ", t.token, t.write_enabler_hash,
+        ", t.token, t.write_enabler_hash, (SELECT d.mode FROM deployment d),
       s.shnum, s.kind, s.state, s.size_bytes, s.locator
     FROM (SELECT 1) one
     LEFT JOIN slots t ON t.si = $1
@@ -237,16 +237,6 @@ sql!(
     JOIN accounts a USING (account_id)
     WHERE l.si = $1
     ORDER BY l.shnum, l.account_id"
-);
-sql!(
-    LIST_STORAGE_INDEXES,
-    [UUID, INT8],
-    "-- list_storage_indexes
-    SELECT DISTINCT si
-    FROM shares
-    WHERE $1::uuid IS NULL OR si > $1
-    ORDER BY si
-    LIMIT $2"
 );
 // One row for each stable share, with the account's lease on it if there is one; one without a share if there is none.
 sql!(

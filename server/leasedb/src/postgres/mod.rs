@@ -11,6 +11,7 @@ mod apply;
 mod audit;
 mod backup;
 mod connect;
+mod crawl;
 mod deployment;
 mod expiry;
 mod garbage;
@@ -31,6 +32,8 @@ use leasehold_core::backup::{Export, Import, ImportOutcome, Pages};
 use leasehold_core::bucket::Upload;
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::{Clock, Timestamp};
+use leasehold_core::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix};
+use leasehold_core::crawl::{Crawled, ForgetOutcome, Settle, SettleOutcome, Spared, Survey, TakeOver};
 use leasehold_core::expiry::{
     ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone, UnleasedTotals,
 };
@@ -39,7 +42,7 @@ use leasehold_core::lease::LeaseTerms;
 use leasehold_core::leasedb::{
     AccountChange, Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, CreateOutcome, Credential,
     Deployment, Epoch, Garbage, LeaseDb, LeaseDbError, LeaseRow, RecordChunks, RecordOutcome, Relocate, RenewOutcome,
-    Result, Scattered, ShareRow, SlotSnapshot, Tick, TickOutcome,
+    Result, Scattered, ShareRow, SlotSnapshot, SlotToken, Tick, TickOutcome,
 };
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use leasehold_core::secret::SecretHash;
@@ -188,10 +191,6 @@ impl LeaseDb for PgLeaseDb {
         self.change_prolong(storage_index, account, ends).await
     }
 
-    async fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
-        self.read_storage_indexes(after, max).await
-    }
-
     async fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
         self.read_slot_snapshot(storage_index).await
     }
@@ -262,6 +261,46 @@ impl LeaseDb for PgLeaseDb {
 
     async fn tick(&self, tick: Tick) -> Result<TickOutcome> {
         self.change_tick(&tick).await
+    }
+
+    async fn survey(&self, storage_index: StorageIndex) -> Result<Survey> {
+        self.read_survey(storage_index).await
+    }
+
+    async fn settle(&self, settle: Settle) -> Result<SettleOutcome> {
+        self.change_settle(&settle).await
+    }
+
+    async fn page_shares(&self, unit: Prefix, after: Option<ShareId>, max: u32) -> Result<Vec<Crawled>> {
+        self.read_page_shares(&unit, after, max).await
+    }
+
+    async fn spared(&self, storage_indexes: Vec<StorageIndex>) -> Result<Spared> {
+        self.read_spared(&storage_indexes).await
+    }
+
+    async fn claim_unit(&self, run: RunId, worker: ObjectId, claim_seconds: i64) -> Result<ClaimUnitOutcome> {
+        self.change_claim_unit(run, worker, claim_seconds).await
+    }
+
+    async fn keep_unit(&self, run: RunId, unit: Prefix, worker: ObjectId, claim_seconds: i64) -> Result<bool> {
+        self.change_keep_unit(run, &unit, worker, claim_seconds).await
+    }
+
+    async fn finish_unit(&self, finish: FinishUnit) -> Result<bool> {
+        self.change_finish_unit(finish).await
+    }
+
+    async fn end_recovery(&self, epoch: Epoch, run: RunId) -> Result<bool> {
+        self.change_end_recovery(epoch, run).await
+    }
+
+    async fn take_over(&self, take_over: TakeOver) -> Result<bool> {
+        self.change_take_over(take_over).await
+    }
+
+    async fn forget_lost(&self, share: ShareId, token: SlotToken) -> Result<ForgetOutcome> {
+        self.change_forget_lost(share, token).await
     }
 
     async fn begin_run(&self, begin: BeginRun) -> Result<BeginRunOutcome> {

@@ -19,12 +19,12 @@ use super::expiry::held_by;
 use super::load::{self, get};
 use super::sql::call;
 use super::tx::{Decided, Failure, Tx};
-use crate::columns::{kind_number, lease_of, names_of};
+use crate::columns::{kind_number, lease_of, mode_of, names_of};
 use crate::plan::{self, Held, HeldBy, View, Write, slots::SlotView, uploads::Recording};
 
 use load::{
     ADVISE, CALLER, CHUNKS, FIND_SHARE, FIND_UPLOAD, GARBAGE_NAMES, HELD_SHARES, HOLDERS, LIST_LEASES, LIST_NUMBERS,
-    LIST_SHARES, LIST_STORAGE_INDEXES, LOCK_USAGE, LOCK_USAGE_OF_SLOT, NOW, READ_SLOT, RENEWAL, RESERVED_BY_ALL, SLOT,
+    LIST_SHARES, LOCK_USAGE, LOCK_USAGE_OF_SLOT, NOW, READ_SLOT, RENEWAL, RESERVED_BY_ALL, SLOT,
     UPLOADER, UPLOADER_SHARES, UPLOADS,
 };
 
@@ -280,23 +280,13 @@ impl PgLeaseDb {
         self.change("prolong_leases", Some(storage_index), &request, |tx, request| Box::pin(prolong(tx, request))).await
     }
 
-    pub(super) async fn read_storage_indexes(
-        &self,
-        after: Option<StorageIndex>,
-        max: u32,
-    ) -> Result<Vec<StorageIndex>> {
-        let call = call!(LIST_STORAGE_INDEXES, after.map(si), i64::from(max));
-        let rows = self.query("list_storage_indexes", call).await?;
-        rows.iter().map(|row| load::storage_index(row, 0)).collect()
-    }
-
     pub(super) async fn read_slot_snapshot(&self, index: StorageIndex) -> Result<SlotSnapshot> {
         let rows = self.query("read_slot", call!(READ_SLOT, si(index))).await?;
         let (epoch, now): (Epoch, _) = load::header(self, &rows)?;
         let mut shares = Vec::new();
         for row in &rows {
-            if get::<Option<i16>>(row, 4, "share")?.is_some() {
-                shares.push(load::share(row, 4)?);
+            if get::<Option<i16>>(row, 5, "share")?.is_some() {
+                shares.push(load::share(row, 5)?);
             }
         }
         let has_immutable = shares.iter().any(|row| row.kind == ShareKind::Immutable);
@@ -307,7 +297,8 @@ impl PgLeaseDb {
             Some(token) => Some((leasehold_core::leasedb::SlotToken(token.0), load::credential_hash(&rows[0], 3)?)),
             None => None,
         };
-        Ok(SlotSnapshot { now, slot, shares, has_immutable, epoch })
+        let mode = mode_of(get(&rows[0], 4, "mode")?);
+        Ok(SlotSnapshot { now, slot, shares, has_immutable, epoch, mode })
     }
 
     pub(super) async fn change_commit_slot(&self, request: &CommitSlot) -> Result<CommitOutcome> {

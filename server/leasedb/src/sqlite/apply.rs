@@ -60,10 +60,18 @@ impl Tx<'_> {
             Write::UpdateShare(share, size_bytes, locator) => {
                 let sql = "-- update_share
                     UPDATE shares
-                    SET size_bytes = ?3, locator = ?4, state = 1
+                    SET size_bytes = ?3, locator = ?4, state = 1, lost_at = NULL
                     WHERE si = ?1 AND shnum = ?2";
                 let key = (share.storage_index.as_bytes(), share.number.get());
                 self.execute(sql, (key.0, key.1, integer(size_bytes)?, locator.encode())).map(drop)
+            }
+            Write::LoseShare(share) => {
+                let sql = "-- lose_share
+                    UPDATE shares
+                    SET state = 3, lost_at = ?3
+                    WHERE si = ?1 AND shnum = ?2";
+                let key = (share.storage_index.as_bytes(), share.number.get());
+                self.execute(sql, (key.0, key.1, self.now_seconds())).map(drop)
             }
             Write::RemoveShare(share) => {
                 self.delete_of("-- remove_share\nDELETE FROM shares WHERE si = ?1 AND shnum = ?2", share)
@@ -90,16 +98,25 @@ impl Tx<'_> {
                 let params = (account.get(), change.leased_bytes, change.leased_shares, change.reserved_bytes);
                 self.execute(sql, params).map(drop)
             }
-            Write::Garbage { share, reason, created_at, not_before, objects, undo } => {
+            Write::Recovered(index, epoch) => {
+                let sql = "-- recovered
+                    INSERT INTO recovered (si, epoch)
+                    VALUES (?1, ?2)
+                    ON CONFLICT (si) DO UPDATE
+                    SET epoch = excluded.epoch";
+                self.execute(sql, (index.as_bytes(), integer(epoch.0)?)).map(drop)
+            }
+            Write::Garbage { share, reason, created_at, not_before, upload, objects, undo } => {
                 let sql = "-- add_garbage
-                    INSERT INTO garbage (si, shnum, reason, created_at, not_before, objects, bytes, undo)
-                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+                    INSERT INTO garbage (si, shnum, reason, created_at, not_before, upload_id, objects, bytes, undo)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
                 let key = (share.storage_index.as_bytes(), share.number.get());
                 let names = names_to_text(&objects);
                 let bytes = undo.as_ref().map_or(0, |removed| removed.kind.charged_bytes(removed.size_bytes));
                 let (bytes, undo) = (integer(bytes)?, undo.map(|removed| removed.encode()));
                 let times = (created_at.seconds(), not_before.seconds());
-                let params = (key.0, key.1, reason_number(reason), times.0, times.1, names, bytes, undo);
+                let upload = upload.map(|upload| *upload.as_bytes());
+                let params = (key.0, key.1, reason_number(reason), times.0, times.1, upload, names, bytes, undo);
                 self.execute(sql, params).map(drop)
             }
             Write::RemoveGarbage(id) => {
