@@ -75,8 +75,7 @@ pub fn open_backend(config: &Config, data: &DataDir, registry: &mut Registry) ->
 /// # Errors
 /// They do not belong together, or one of them does not answer.
 pub async fn open_store(config: &Config, db: AnyLeaseDb, backend: AnyBackend) -> anyhow::Result<AnyStore> {
-    let store = Store::new(db.into(), backend.into(), Entropy::from_os(), options(config));
-    let store = store.with_host_clock(std::sync::Arc::new(SystemClock));
+    let store = unclaimed_store(config, db, backend);
     match store.claim_backend().await.context("cannot find out whose the backend is")? {
         Claim::Ours => {}
         Claim::Foreign { theirs, ours, silent_seconds } => bail!(foreign(&theirs, &ours, silent_seconds)),
@@ -89,6 +88,12 @@ pub async fn open_store(config: &Config, db: AnyLeaseDb, backend: AnyBackend) ->
     }
     store.refresh_space().await.context("cannot measure the backend's room")?;
     Ok(store)
+}
+
+/// Puts the store together for who makes the database belong to the backend.
+pub fn unclaimed_store(config: &Config, db: AnyLeaseDb, backend: AnyBackend) -> AnyStore {
+    let store = Store::new(db.into(), backend.into(), Entropy::from_os(), options(config));
+    store.with_host_clock(std::sync::Arc::new(SystemClock))
 }
 
 /// Says that a backend belongs to another deployment, and what may be done about it.
@@ -108,7 +113,7 @@ pub(crate) fn foreign(theirs: &str, ours: &str, silent_seconds: Option<i64>) -> 
     )
 }
 
-const fn options(config: &Config) -> StoreOptions {
+fn options(config: &Config) -> StoreOptions {
     let object_max_bytes = if config.storage.s3.is_some() { S3_OBJECT_MAX_BYTES } else { OBJECT_MAX_BYTES };
     StoreOptions {
         upload_idle_seconds: config.uploads.idle_timeout_seconds as i64,
@@ -127,6 +132,7 @@ const fn options(config: &Config) -> StoreOptions {
             Some(database) => database.synchronous_standby,
             None => true,
         },
+        restore_horizon_seconds: config.backup.restore_horizon_seconds.map(|seconds| seconds as i64),
     }
 }
 

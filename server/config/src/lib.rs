@@ -2,6 +2,7 @@
 //!
 //! The operator writes it, the server reads it. Secrets are never in it.
 
+mod backup;
 mod database;
 mod expire;
 mod s3;
@@ -10,6 +11,7 @@ mod size;
 use std::net::SocketAddr;
 use std::path::Path;
 
+pub use backup::Backup;
 pub use database::{Database, DatabaseRoles, TlsMode};
 pub use expire::{Expire, Mode as ExpireMode};
 pub use s3::{Addressing, Checksums, S3};
@@ -37,6 +39,8 @@ pub struct Config {
     pub database: Option<Database>,
     /// Work beside requests.
     pub jobs: Jobs,
+    /// Backups of the lease database.
+    pub backup: Backup,
     /// Logging.
     pub log: Log,
 }
@@ -269,6 +273,7 @@ impl Config {
         if let Some(database) = &self.database {
             database.validate()?;
         }
+        self.backup.validate()?;
         if self.limits.connections_max == 0 {
             return invalid("limits.connections_max", "must be at least 1".to_owned());
         }
@@ -348,6 +353,7 @@ mod tests {
             ("[leases]\nduration_days = 7", "leases.duration_days"),
             ("[server]\nadvertise = \"0.0.0.0:1\"", "server.advertise"),
             ("[server]\nadvertise = \"nowhere\"", "server.advertise"),
+            ("[backup]\nrestore_horizon_seconds = 60", "backup.restore_horizon_seconds"),
         ];
         for (text, expected) in cases {
             let path = std::env::temp_dir().join(format!("leasehold-config-{}.toml", std::process::id()));

@@ -2,6 +2,7 @@
 
 mod account;
 mod audit;
+mod backup;
 mod classic;
 mod collect;
 mod expire;
@@ -102,6 +103,16 @@ enum Command {
     ///
     /// Its leases go with it. Until then it comes back by itself if its bytes do.
     Forget(ForgetArgs),
+    /// Put a copy of the lease database into the storage backend; then exit
+    ///
+    /// The copy is the database at one instant: accounts, credentials (their hashes), shares, leases, slots. A running
+    /// server does this by itself every hour. Backups that are kept no longer are removed.
+    Backup(backup::BackupArgs),
+    /// Fill an empty lease database from a backup
+    ///
+    /// For when the database was lost or is damaged: move its file away, or make and migrate another database, and stop
+    /// all servers. What clients stored since the backup is found again in the backend.
+    Restore(backup::RestoreArgs),
     /// Count again what accounts hold, and correct counters that are wrong
     ///
     /// Needs the lease database only, and may run beside servers. There is never a difference unless a program was wrong or
@@ -173,6 +184,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Collect(common) => collect::run(&common).await,
         Command::Reconcile(args) => reconcile::run_reconcile(&args).await,
         Command::Forget(args) => reconcile::run_forget(&args).await,
+        Command::Backup(args) => backup::run_backup(args).await,
+        Command::Restore(args) => backup::run_restore(args).await,
         Command::Audit(common) => audit::run(&common).await,
         Command::Import(args) => classic::run_import(args).await,
         Command::Export(args) => classic::run_export(args).await,

@@ -168,7 +168,7 @@ impl World {
 /// Every row of ours, as text. Times and numbers that the database itself gives are left out: two runs of the same
 /// request differ in nothing else.
 pub async fn rows(postgres: &Postgres, database: &str) -> String {
-    const TABLES: [&str; 15] = [
+    const TABLES: [&str; 17] = [
         "deployment",
         "beats",
         "losses",
@@ -184,6 +184,8 @@ pub async fn rows(postgres: &Postgres, database: &str) -> String {
         "garbage",
         "corruption_advisories",
         "runs",
+        "expired_leases",
+        "unleased",
     ];
     const GIVEN: &str = "ARRAY['created_at', 'received_at', 'garbage_id', 'credential_id', 'advisory_id', 'run_id', \
         'started_at', 'alive_at']";

@@ -3,7 +3,7 @@
 
 mod audit;
 mod beats;
-mod held;
+pub mod held;
 mod merging;
 mod pods;
 pub mod site;
@@ -24,7 +24,7 @@ use rand::{Rng, SeedableRng};
 use held::Held;
 use site::{IDLE_SECONDS, Site, one_share, removal, replaced};
 
-fn pattern(range: std::ops::Range<u64>) -> Vec<u8> {
+pub fn pattern(range: std::ops::Range<u64>) -> Vec<u8> {
     range.map(|at| (at % 251) as u8).collect()
 }
 

@@ -136,6 +136,18 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         Ok(lost || deployment.mode == Mode::Recovery)
     }
 
+    /// Whether neither the database nor the backend tells of another epoch, or of recovery. Asked before anything is
+    /// deleted, by whoever claimed it in this epoch and may have slept since (`review.md` C4).
+    pub(super) async fn is_present(&self, epoch: Epoch) -> Result<bool> {
+        let deployment = self.db.deployment().await?;
+        if deployment.epoch != epoch || deployment.mode != Mode::Normal {
+            return Ok(false);
+        }
+        let later = format!("{BEAT_FOLDER}{:010}", epoch.0.saturating_add(1));
+        let beats = self.backend.list(BEAT_FOLDER, Some(&later), 1).await?;
+        Ok(beats.objects.is_empty())
+    }
+
     async fn tick_after(&self, seconds: i64) -> Result<Option<TickOutcome>> {
         if !self.db.is_tick_due(seconds).await? {
             return Ok(None);
@@ -181,7 +193,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         self.backend.put(key, 0, stream::empty::<std::io::Result<Bytes>>().boxed()).await
     }
 
-    async fn names(&self, prefix: &str) -> Result<Vec<String>> {
+    pub(super) async fn names(&self, prefix: &str) -> Result<Vec<String>> {
         let mut names = Vec::new();
         let mut after = None;
         loop {

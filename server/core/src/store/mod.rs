@@ -5,6 +5,7 @@
 //! to its end even when the client has gone (front ends run it in a task of its own): then every object it stored is
 //! either named by a row or garbage. A process that dies in the middle leaves objects that no row names, nothing else.
 
+mod backup;
 mod body;
 mod classic;
 mod collect;
@@ -25,6 +26,7 @@ mod undo;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+pub use backup::Restored;
 pub use body::Payload;
 pub use collect::Collected;
 pub use expire::{ExpireProgress, ExpireReport, ExpireRequest, Expired};
@@ -141,6 +143,8 @@ pub struct StoreOptions {
     pub reserved_bytes: u64,
     /// Whether no acknowledged commit is lost when a standby of the lease database takes over.
     pub standby_is_synchronous: bool,
+    /// Where backups are not this program's: how far back a restore may reach, in seconds; 0 where there are none.
+    pub restore_horizon_seconds: Option<i64>,
     /// How much may go at once before a person must look.
     pub brakes: Brakes,
 }
@@ -155,6 +159,7 @@ impl Default for StoreOptions {
             merged_max_bytes: 64 << 20,
             reserved_bytes: 0,
             standby_is_synchronous: false,
+            restore_horizon_seconds: None,
             brakes: Brakes::default(),
         }
     }

@@ -181,6 +181,11 @@ impl<L: LeaseDb, B: Backend> Pod<L, B> {
         self.store.list_shares(kind, share.storage_index).await.expect("list_shares")
     }
 
+    /// Whether there is this share.
+    pub async fn has(&self, kind: ShareKind, share: ShareId) -> bool {
+        self.numbers(kind, share).await.contains(&share.number)
+    }
+
     pub async fn slice(&self, kind: ShareKind, share: ShareId) -> ShareSlice {
         let row = self.store.stable_share(kind, share).await.expect("a stable share");
         ShareSlice::new(share.storage_index, &row, 0..u64::MAX)

@@ -178,11 +178,12 @@ pub async fn what_goes_is_what_a_tiny_oracle_says<M: MakeLeaseDb>() {
     let modes = [&[ExpireMode::Age][..], &overrides, &[14, 39].map(cutoff_of)].concat();
     let mut cases = 0;
     for mode in modes {
-        for (immutable, mutable) in [(true, true), (true, false), (false, true)] {
-            cases += matrix::<M>(ExpirePolicy { mode, immutable, mutable }).await;
-        }
+        cases += matrix::<M>(ExpirePolicy { mode, immutable: true, mutable: true }).await;
     }
-    assert_eq!(cases, 5 * 3 * 10 * 2 * 3);
+    for immutable in [true, false] {
+        cases += matrix::<M>(ExpirePolicy { mode: ExpireMode::Age, immutable, mutable: !immutable }).await;
+    }
+    assert_eq!(cases, (5 + 2) * 10 * 2 * 3);
 }
 
 async fn matrix<M: MakeLeaseDb>(policy: ExpirePolicy) -> usize {

@@ -4,6 +4,7 @@
 //! binary. The cases know the trait only, so they say nothing about what no method shows.
 
 pub mod accounts;
+pub mod backups;
 mod bench;
 pub mod expiry;
 pub mod garbage;
@@ -110,6 +111,14 @@ macro_rules! leasedb_contract {
                 accounts_are_listed_in_pages_with_their_usage,
                 the_last_use_of_a_credential_is_kept,
                 advisories_are_bounded_for_each_share,
+            ],
+            backups: [
+                an_export_fills_an_empty_database_exactly,
+                a_database_with_anything_in_it_is_not_filled,
+                an_import_that_breaks_off_changes_nothing,
+                numbers_go_on_behind_all_that_may_have_been_given_away,
+                an_export_is_one_instant_however_long_it_takes,
+                garbage_waits_for_a_backup_that_does_not_name_it,
             ],
             expiry: [
                 an_ended_lease_goes_and_its_share_is_queued,
