@@ -42,6 +42,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// # Errors
     /// Lease database or backend do not answer.
     pub async fn export_shares(&self, storage_index: StorageIndex) -> Result<Vec<Outgoing>> {
+        self.touch(storage_index).await?;
         let mut rows = self.db.list_shares(storage_index).await?;
         rows.retain(|row| row.state == ShareState::Stable);
         let leases = self.db.list_leases(storage_index).await?;

@@ -149,9 +149,8 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
 
     /// The containers that no row names.
     async fn read_containers(&self, seen: &Survey, listed: &[Stored]) -> Result<Vec<ReadContainer>> {
-        let is_named = |share: ShareId| {
-            seen.shares.iter().any(|row| row.number == share.number && row.locator.is_classic())
-        };
+        let is_named =
+            |share: ShareId| seen.shares.iter().any(|row| row.number == share.number && row.locator.is_classic());
         let mut containers = Vec::new();
         for stored in listed.iter().filter(|stored| stored.name.object == StoreObject::Classic) {
             let share = stored.name.share;
