@@ -206,6 +206,8 @@ const VALUE_BYTES: u64 = size_of::<Value>() as u64;
 const RESERVED_BYTES_MIN: u64 = 256 << 10;
 /// Shorter strings are copied, so that they do not keep a whole buffer alive.
 const COPIED_BYTES_MAX: usize = 1024;
+/// Longer strings get a buffer of their own, which they do not share with what comes behind them.
+const LARGE_BYTES: usize = 64 << 10;
 
 impl Unslicer {
     /// A reader for a new connection.
@@ -262,7 +264,12 @@ impl Unslicer {
                 Ok(Admission::Reserve(bytes)) => return Ok(Some(Step::Reserve(bytes))),
                 Ok(Admission::Wanted) => {
                     let body_bytes = usize::try_from(head.body_bytes()).map_err(|_| Fatal::new("too large"))?;
-                    if input.len() - head_bytes < body_bytes {
+                    let missing = (head_bytes + body_bytes).saturating_sub(input.len());
+                    if missing > LARGE_BYTES {
+                        // There is memory for it, which need not be found by doubling.
+                        input.reserve(missing + LARGE_BYTES);
+                    }
+                    if missing > 0 {
                         return Ok(None);
                     }
                     input.advance(head_bytes);
@@ -558,7 +565,13 @@ impl Unslicer {
 
 fn take_body(input: &mut BytesMut, length: usize) -> Bytes {
     let body = input.split_to(length);
-    if length <= COPIED_BYTES_MAX { Bytes::copy_from_slice(&body) } else { body.freeze() }
+    if length <= COPIED_BYTES_MAX {
+        return Bytes::copy_from_slice(&body);
+    }
+    if length > LARGE_BYTES {
+        *input = BytesMut::from(&input[..]);
+    }
+    body.freeze()
 }
 
 /// The method that a call names, if its object has it.
