@@ -44,11 +44,13 @@ impl Locator {
     /// Makes a locator of extents.
     ///
     /// # Errors
-    /// [`LocatorError`] if they do not ascend, overlap, are empty, or begin before their object does.
+    /// [`LocatorError`] if they do not ascend, overlap, are empty, or begin before their object does. One alone may be
+    /// empty: that of an empty share.
     pub fn new(extents: Vec<Extent>) -> Result<Self, LocatorError> {
         let mut at = 0;
         for extent in &extents {
-            if extent.range.start < at || extent.range.is_empty() || extent.object.base_offset() > extent.range.start {
+            let is_empty = extent.range.is_empty() && (extents.len() > 1 || extent.range != (0..0));
+            if extent.range.start < at || is_empty || extent.object.base_offset() > extent.range.start {
                 return Err(LocatorError);
             }
             at = extent.range.end;

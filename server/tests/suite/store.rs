@@ -6,6 +6,7 @@ mod held;
 mod merging;
 mod pods;
 pub mod site;
+mod writers;
 
 use bytes::Bytes;
 use leasehold_core::backend::Backend;

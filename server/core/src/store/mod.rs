@@ -6,6 +6,7 @@
 //! either named by a row or garbage. A process that dies in the middle leaves objects that no row names, nothing else.
 
 mod body;
+mod bucket_writer;
 mod collect;
 mod heart;
 mod immutable;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 pub use body::Payload;
+pub use bucket_writer::{BucketWriter, HOLES_MAX_BYTES};
 pub use collect::Collected;
 pub use heart::Claim;
 pub use immutable::{Allocated, Written};
@@ -79,6 +81,12 @@ pub enum StoreError {
     /// Larger than any share may be.
     #[error("a share may have at most {max_bytes} bytes")]
     TooLarge {
+        /// The limit in bytes.
+        max_bytes: u64,
+    },
+    /// More bytes of a share were never written than are filled with zeros.
+    #[error("more than {max_bytes} bytes of the share were never written")]
+    Sparse {
         /// The limit in bytes.
         max_bytes: u64,
     },
@@ -170,6 +178,8 @@ pub struct Store<L, B> {
     recent_millis: AtomicI64,
     clock: Arc<dyn SteadyClock>,
     backend_contact: Contact,
+    /// What all bucket writers keep in memory, in bytes.
+    gathered_bytes: Arc<AtomicU64>,
     /// Rows of immutable shares that were read lately.
     rows: Arc<RowCache>,
     /// When the lease database was last asked for a row in vain, in milliseconds of `clock`; 0: it answered since.
@@ -188,6 +198,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             recent_millis: AtomicI64::new(0),
             clock: Arc::new(SystemSteadyClock::default()),
             backend_contact: Contact::default(),
+            gathered_bytes: Arc::default(),
             rows: Arc::default(),
             rows_asked_in_vain_at: AtomicU64::new(0),
         }

@@ -21,6 +21,7 @@ use leasehold_core::leasedb::{
 use leasehold_core::locator::Locator;
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::{ShareKind, ShareState};
+use leasehold_core::tub::TubConnection;
 
 /// How long a share rests before its pieces are merged, in seconds: most of what is deleted young is never merged.
 pub(crate) const MERGE_AFTER_SECONDS: i64 = 86_400;
@@ -108,6 +109,7 @@ pub(crate) struct NewUpload {
     pub(crate) account: AccountId,
     pub(crate) size_bytes: u64,
     pub(crate) secret: SecretHash,
+    pub(crate) connection: Option<TubConnection>,
     pub(crate) deadline: Timestamp,
 }
 

@@ -35,13 +35,14 @@ use leasehold_core::leasedb::{
 };
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
+use leasehold_core::tub::TubConnection;
 
 pub use connect::{PgOptions, Tls};
 pub use metrics::PgMetrics;
 pub use migrate::{Migrated, Roles, migrate};
 
 /// The schema version that this program wants.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 5;
 
 /// The lease database on PostgreSQL. Clones share connections.
 #[derive(Clone)]
@@ -144,6 +145,10 @@ impl LeaseDb for PgLeaseDb {
 
     async fn overdue_uploads(&self, max: u32) -> Result<Vec<(ShareId, ObjectId)>> {
         self.read_overdue_uploads(max).await
+    }
+
+    async fn abandoned_uploads(&self, connection: TubConnection, max: u32) -> Result<Vec<(ShareId, ObjectId)>> {
+        self.read_abandoned_uploads(&connection, max).await
     }
 
     async fn list_shares(&self, storage_index: StorageIndex) -> Result<Vec<ShareRow>> {
