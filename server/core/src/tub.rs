@@ -3,12 +3,25 @@
 //! A Tub has one connection to a server at a time. So what it began on any other is what a connection left that died,
 //! on this process or on another (`foolscap.md` 18.4).
 
+use std::str::FromStr;
+
+use crate::id::{ParseIdError, base32};
+
 /// The longest incarnation that is kept; real ones have 16 characters.
 const INCARNATION_MAX: usize = 32;
 
 /// The name of a Tub: the SHA-1 of the certificate whose key it has proven to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TubId(pub [u8; 20]);
+
+impl FromStr for TubId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let bytes = base32().decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or(ParseIdError { what: "tub id" })
+    }
+}
 
 /// One connection of a Tub.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -35,7 +35,7 @@ use peek::{Beginning, Peeked};
 /// Connections beyond the limit that are still told so with a 503 instead of being dropped.
 const REFUSALS_MAX: usize = 64;
 /// Large enough for a few TLS records, small enough for hundreds of connections.
-const BUFFER_BYTES: usize = 32 << 10;
+pub(crate) const BUFFER_BYTES: usize = 32 << 10;
 /// A draining port ends when it has had no connection for this long.
 const QUIET: Duration = Duration::from_secs(2);
 

@@ -9,8 +9,7 @@ use leasehold_core::id::ShareId;
 use leasehold_core::leasedb::LeaseDb;
 use leasehold_core::share::ShareKind;
 use leasehold_core::store::ShareSlice;
-use leasehold_foolscap::schema::Interface;
-use leasehold_foolscap::{Call, Failure, Referenceable, Turn, Value};
+use leasehold_foolscap::{Call, Failure, Interface, Referenceable, Turn, Value};
 
 use super::error::failure;
 use super::interfaces::BUCKET_READER;
@@ -26,7 +25,7 @@ impl<L: LeaseDb, B: Backend> BucketReader<L, B> {
     async fn read(&self, call: &mut Call) -> Result<Value, Failure> {
         let [offset, length] = call.take()?;
         let range = range_of(&offset, &length)?;
-        self.caller.reading_session().await?;
+        self.caller.session().await?;
         let store = &self.caller.front.store;
         let row = store.readable_share(ShareKind::Immutable, self.share).await.map_err(failure)?;
         let slice = ShareSlice::new(self.share.storage_index, &row, range);

@@ -11,8 +11,7 @@ use futures_util::future::BoxFuture;
 use leasehold_core::backend::Backend;
 use leasehold_core::leasedb::LeaseDb;
 use leasehold_core::store;
-use leasehold_foolscap::schema::Interface;
-use leasehold_foolscap::{Call, Failure, Hold, Referenceable, Value};
+use leasehold_foolscap::{Call, Failure, Hold, Interface, Referenceable, Value};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 

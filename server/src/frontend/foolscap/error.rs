@@ -31,7 +31,7 @@ pub(super) fn failure(error: StoreError) -> Failure {
         StoreError::Conflict => Failure::new("allmydata.interfaces.ConflictingWriteError", text),
         // The upload is gone or finished: nobody writes to it any more.
         StoreError::AlreadyComplete | StoreError::WrongUploadSecret => writer_is_closed(),
-        StoreError::TooLarge { .. } => Violation::new(&text).into(),
+        StoreError::TooLarge { .. } => Violation::new(text).into(),
         StoreError::NotFound
         | StoreError::WrongKind
         | StoreError::Refused(_)

@@ -1,6 +1,6 @@
 //! The remote interfaces of Tahoe-LAFS storage as tables: what is refused before it is stored (`foolscap.md` 14).
 
-use leasehold_foolscap::schema::{Argument, Constraint, Interface, Method};
+use leasehold_foolscap::{Argument, Constraint, Interface, Method};
 
 /// The longest reason of a corruption report, in bytes: as over HTTPS.
 const REASON_MAX: usize = 32_765;

@@ -28,8 +28,8 @@ use leasehold_core::leasedb::LeaseDb;
 use leasehold_core::secret::{SecretHash, Swissnum};
 use leasehold_core::share::ShareKind;
 use leasehold_core::store::{Space, Store, StoreError};
-use leasehold_core::tub::{TubConnection, TubId};
-use leasehold_foolscap::{Connection, Failure, Names, Referenceable, Value, Violation};
+use leasehold_core::tub::TubConnection;
+use leasehold_foolscap::{Connection, Failure, Names, Peer, Referenceable, Value, Violation};
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
@@ -49,6 +49,25 @@ struct Front<L, B> {
 }
 
 impl<L: LeaseDb, B: Backend> Front<L, B> {
+    /// Makes a connection known, and ends the uploads that the client's earlier ones left, on whichever pod: it will ask
+    /// for their numbers.
+    async fn enter(&self, peer: &Peer) -> Result<TubConnection, Failure> {
+        let tub_id = peer.tub_id.as_str().parse().map_err(|_| failed("the tub id is none"))?;
+        let incarnation = peer.incarnation.as_deref().unwrap_or_default();
+        let entered = TubConnection::new(tub_id, incarnation, self.entropy.bytes());
+        // A weak key proves nothing: it may not end what others began.
+        if peer.is_strong {
+            match self.store.end_abandoned(&entered).await {
+                Ok(0) => {}
+                Ok(ended) => tracing::info!(ended, "a client is back; uploads of its dead connection were ended"),
+                Err(error) => {
+                    tracing::warn!(%error, "uploads of a dead connection could not be ended; their deadline will");
+                }
+            }
+        }
+        Ok(entered)
+    }
+
     /// Counts a call.
     async fn counted(
         &self,
@@ -127,30 +146,12 @@ impl<L: LeaseDb, B: Backend> Caller<L, B> {
 /// What one connection finds by name.
 struct Entrance<L, B> {
     front: Arc<Front<L, B>>,
-    connection: OnceCell<TubConnection>,
+    /// Known from the first name on that is right.
+    connection: Arc<OnceCell<TubConnection>>,
 }
 
 impl<L: LeaseDb, B: Backend> Entrance<L, B> {
-    /// Makes the connection known, and ends the uploads that the client's earlier ones left, on whichever pod: it will
-    /// ask for their numbers.
-    async fn enter(&self, connection: &Connection) -> TubConnection {
-        let peer = connection.peer();
-        let id = self.front.entropy.bytes();
-        let entered = TubConnection::new(TubId(*peer.tub_id.as_bytes()), peer.incarnation.as_deref().unwrap_or(""), id);
-        // A weak key proves nothing: it may not end what others began.
-        if peer.is_strong {
-            match self.front.store.end_abandoned(&entered).await {
-                Ok(0) => {}
-                Ok(ended) => tracing::info!(ended, "a client is back; uploads of its dead connection were ended"),
-                Err(error) => {
-                    tracing::warn!(%error, "uploads of a dead connection could not be ended; their deadline will");
-                }
-            }
-        }
-        entered
-    }
-
-    async fn open(&self, name: Bytes, connection: &Connection) -> Result<Option<Arc<dyn Referenceable>>, Failure> {
+    async fn open(self, name: Bytes, connection: Connection) -> Result<Option<Arc<dyn Referenceable>>, Failure> {
         let Ok(swissnum) = Swissnum::new(name.to_vec()) else { return Ok(None) };
         let credential = swissnum.credential_hash();
         let found = self.front.accountant.session(&credential).await;
@@ -158,19 +159,20 @@ impl<L: LeaseDb, B: Backend> Entrance<L, B> {
         if !session.is_some_and(|session| session.account.state.may_read()) {
             return Ok(None);
         }
-        let entered = self.connection.get_or_init(|| self.enter(connection)).await;
-        let caller = Caller { front: self.front.clone(), credential };
-        Ok(Some(Arc::new(StorageServer { caller, connection: entered.clone() })))
+        let entered = self.connection.get_or_try_init(|| self.front.enter(connection.peer())).await?.clone();
+        let caller = Caller { front: self.front, credential };
+        Ok(Some(Arc::new(StorageServer { caller, connection: entered })))
     }
 }
 
 impl<L: LeaseDb, B: Backend> Names for Entrance<L, B> {
-    fn find<'a>(
-        &'a self,
+    fn find(
+        &self,
         name: Bytes,
-        connection: &'a Connection,
-    ) -> BoxFuture<'a, Result<Option<Arc<dyn Referenceable>>, Failure>> {
-        self.open(name, connection).boxed()
+        connection: &Connection,
+    ) -> BoxFuture<'static, Result<Option<Arc<dyn Referenceable>>, Failure>> {
+        let entrance = Self { front: self.front.clone(), connection: self.connection.clone() };
+        entrance.open(name, connection.clone()).boxed()
     }
 }
 

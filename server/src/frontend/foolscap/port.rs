@@ -20,8 +20,11 @@ use super::{Entrance, Front};
 use crate::client_certificate::weak_key;
 use crate::identity::Identity;
 use crate::listener::drain::Drain;
-use crate::listener::{ClearText, Deadlines, PeekedStream};
+use crate::listener::{BUFFER_BYTES, ClearText, Deadlines, PeekedStream};
 use crate::metrics::Metrics;
+
+/// What large calls and answers of all connections may hold in memory at the same time.
+const MEMORY_BYTES_MAX: u64 = 512 << 20;
 
 /// The Foolscap side of a port. Cloning is cheap.
 pub struct FoolscapPort<L, B> {
@@ -67,6 +70,7 @@ impl<L: LeaseDb, B: Backend> FoolscapPort<L, B> {
             incarnation: Incarnation::from_bytes(entropy.bytes()),
             location: Some(format!("tcp:{}", options.advertise)),
             limits: Limits::default(),
+            memory_bytes_max: MEMORY_BYTES_MAX,
         });
         let tls = TlsAcceptor::from(Arc::new(options.identity.foolscap_tls_config()?));
         let keep_interval = keep_interval(options.upload_idle_seconds);
@@ -93,7 +97,7 @@ impl<L: LeaseDb, B: Backend> FoolscapPort<L, B> {
     async fn serve_connection(&self, mut stream: PeekedStream, peer: SocketAddr) -> io::Result<()> {
         let set_up = async {
             self.tub.upgrade(&mut stream).await.map_err(io::Error::other)?;
-            self.tls.accept(stream).await
+            self.tls.accept_with(stream, |connection| connection.set_buffer_limit(Some(BUFFER_BYTES))).await
         };
         let handshake = tokio::time::timeout(self.deadlines.header, set_up);
         let handshake = handshake.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "slow set-up"))?;
@@ -106,7 +110,7 @@ impl<L: LeaseDb, B: Backend> FoolscapPort<L, B> {
         // Weak keys do not get through the handshake.
         let certificate =
             presented.map(|der| PeerCertificate { tub_id: TubId::of_certificate(der.as_ref()), is_strong: true });
-        let names = Arc::new(Entrance { front: self.front.clone(), connection: tokio::sync::OnceCell::new() });
+        let names = Arc::new(Entrance { front: self.front.clone(), connection: Arc::default() });
         self.tub.serve(stream, certificate, names).await.map_err(io::Error::other)
     }
 }

@@ -14,8 +14,7 @@ use leasehold_core::share::ShareKind;
 use leasehold_core::slot::{ReadTestWrite, ShareVectors, TestVector, WriteVector};
 use leasehold_core::store::{ShareSlice, Space, StoreError};
 use leasehold_core::tub::TubConnection;
-use leasehold_foolscap::schema::Interface;
-use leasehold_foolscap::{Call, Failure, Referenceable, Turn, Value, Violation};
+use leasehold_foolscap::{Call, Failure, Interface, Referenceable, Turn, Value, Violation};
 
 use super::bucket_reader::BucketReader;
 use super::bucket_writer::BucketWriter;
@@ -89,8 +88,8 @@ impl<L: LeaseDb, B: Backend> StorageServer<L, B> {
         let [index, secrets, vectors, reads] = call.take()?;
         let index = index_of(&index)?;
         let [enabler, _renew, _cancel] = secrets.fields()?;
-        let enabler = WriteEnabler::new(enabler.as_bytes()?.to_vec())
-            .map_err(|error| Violation::new(&error.to_string()))?;
+        let enabler = WriteEnabler::new(enabler.as_bytes()?.to_vec());
+        let enabler = enabler.map_err(|error| Violation::new(error.to_string()))?;
         let mut payload = Strings::default();
         let mut request = ReadTestWrite { reads: reads_of(&reads)?, ..ReadTestWrite::default() };
         for (number, vectors) in vectors.entries()? {
@@ -116,11 +115,13 @@ impl<L: LeaseDb, B: Backend> StorageServer<L, B> {
     async fn read_all(&self, found: Vec<(ShareNumber, Vec<ShareSlice>)>, call: &Call) -> Result<Value, Failure> {
         let lengths = found.iter().flat_map(|(_, slices)| slices).map(|slice| slice.length_bytes);
         call.reserve(lengths.sum()).await?;
-        let store = &self.caller.front.store;
         let mut shares = Vec::with_capacity(found.len());
         for (number, slices) in found {
-            let reads = stream::iter(&slices).map(|slice| store.read_slice(slice)).buffered(READS_AT_ONCE);
-            let read: Vec<Bytes> = reads.try_collect().await.map_err(failure)?;
+            let reads = stream::iter(slices).map(|slice| {
+                let store = self.caller.front.store.clone();
+                async move { store.read_slice(&slice).await }
+            });
+            let read: Vec<Bytes> = reads.buffered(READS_AT_ONCE).try_collect().await.map_err(failure)?;
             shares.push((value_of(number), Value::list(read.into_iter().map(Value::from))));
         }
         Ok(Value::dict(shares))
