@@ -190,8 +190,11 @@ impl<'a> Der<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
     use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
+    use rustls::pki_types::pem::PemObject;
 
     use super::*;
 
@@ -205,6 +208,25 @@ mod tests {
         for end in 0..certificate.der().len() {
             let _ = find_key(&certificate.der()[..end]);
         }
+    }
+
+    #[test]
+    fn a_short_rsa_key_is_refused_with_a_reason() {
+        let read = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate");
+        let verifier =
+            AnyProvenKey::new(rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms);
+        let verify = |certificate: &CertificateDer<'_>| {
+            let result = verifier.verify_client_cert(certificate, &[], UnixTime::since_unix_epoch(Duration::ZERO));
+            result.map_err(std::io::Error::other)
+        };
+        let version_1 = read(include_str!("../tests/vectors/foolscap/version_1.pem"));
+        assert_eq!(find_key(&version_1).and_then(|key| key.rsa_bits()), Some(2048));
+        verify(&version_1).expect("accepted");
+        let error = verify(&read(include_str!("../tests/vectors/foolscap/rsa_1024.pem"))).expect_err("refused");
+        assert_eq!(
+            weak_key(&error).expect("told").to_string(),
+            "its RSA key has 1024 bits, and at least 2048 are needed"
+        );
     }
 
     proptest! {

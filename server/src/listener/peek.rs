@@ -97,7 +97,8 @@ mod tests {
             for chunk in [1, 3, 64] {
                 let (reader, mut writer) = tokio::io::duplex(chunk);
                 let sent = bytes.to_vec();
-                let sending = tokio::spawn(async move { tokio::io::AsyncWriteExt::write_all(&mut writer, &sent).await });
+                let sending =
+                    tokio::spawn(async move { tokio::io::AsyncWriteExt::write_all(&mut writer, &sent).await });
                 match Peeked::peek(reader).await {
                     Ok((beginning, mut stream)) => {
                         assert_eq!(beginning, expected, "{bytes:?}");

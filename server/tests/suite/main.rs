@@ -5,6 +5,7 @@ mod commands;
 mod contract_backend;
 mod contract_leasedb;
 mod drain;
+mod foolscap;
 mod foreign;
 mod gbs;
 mod ground;

@@ -37,14 +37,15 @@ struct Open<L, B> {
 
 impl<L: LeaseDb, B: Backend> BucketWriter<L, B> {
     /// Wraps an upload that was just begun by `call`, and sees to it that it ends with the connection.
-    pub(super) fn new(caller: Caller<L, B>, writer: store::BucketWriter<L, B>, canary: Value, call: &Call) -> Arc<Self> {
+    pub(super) fn new(
+        caller: Caller<L, B>,
+        writer: store::BucketWriter<L, B>,
+        canary: Value,
+        call: &Call,
+    ) -> Arc<Self> {
         let connection = call.connection();
         let open = Open { writer, _canary: canary, _hold: connection.hold() };
-        let writer = Arc::new(Self {
-            caller,
-            open: Arc::new(Mutex::new(Some(open))),
-            ended: CancellationToken::new(),
-        });
+        let writer = Arc::new(Self { caller, open: Arc::new(Mutex::new(Some(open))), ended: CancellationToken::new() });
         writer.caller.front.tasks.spawn(writer.clone().accompany(connection.lost().clone()));
         writer
     }

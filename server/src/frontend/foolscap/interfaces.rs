@@ -24,8 +24,7 @@ const TESTS: Constraint = Constraint::List {
     of: &Constraint::Tuple(&[OFFSET, INTEGER, Constraint::Bytes { min: 0, max: 2 }, SHARE_DATA]),
     count_max: VECTORS_MAX,
 };
-const WRITES: Constraint =
-    Constraint::List { of: &Constraint::Tuple(&[OFFSET, SHARE_DATA]), count_max: VECTORS_MAX };
+const WRITES: Constraint = Constraint::List { of: &Constraint::Tuple(&[OFFSET, SHARE_DATA]), count_max: VECTORS_MAX };
 const NEW_LENGTH: Constraint = Constraint::OneOf(&[Constraint::None, OFFSET]);
 
 const fn argument(name: &'static str, takes: Constraint) -> Argument {

@@ -47,8 +47,7 @@ impl<L: LeaseDb, B: Backend> StorageServer<L, B> {
         let opened = store.open_writers(&session, index, &numbers, size, &self.connection).await;
         let (already_have, writers) = opened.map_err(failure)?;
         let writers = writers.into_iter().map(|(number, writer)| {
-            let writer: Arc<dyn Referenceable> =
-                BucketWriter::new(self.caller.clone(), writer, canary.clone(), &call);
+            let writer: Arc<dyn Referenceable> = BucketWriter::new(self.caller.clone(), writer, canary.clone(), &call);
             (value_of(number), Value::from(writer))
         });
         Ok(Value::tuple([Value::set(already_have.into_iter().map(value_of)), Value::dict(writers)]))
