@@ -282,19 +282,20 @@ impl Tub {
         side: &Side,
     ) -> Result<Negotiated, NegotiationError> {
         let block = read_block(stream, &mut input).await?;
-        let decided = Decision::parse(&block).map_err(NegotiationError::RefusedByPeer);
-        if decided.is_err() {
+        let followed = Decision::parse(&block).map_err(NegotiationError::RefusedByPeer).and_then(|decision| {
+            let registered = self.register(&agreement, hello, is_strong, side).map_err(NegotiationError::Refused)?;
+            Ok((decision.vocabulary, registered))
+        });
+        if let Err(error) = &followed {
             // The other side speaks banana already.
             let mut slicer = Slicer::new(Vocabulary::Empty);
-            slicer.last_words("the decision is not understood");
+            slicer.last_words(&error.to_string());
             for piece in slicer.take() {
                 stream.write_all(&piece).await?;
             }
             stream.shutdown().await?;
         }
-        let vocabulary = decided?.vocabulary;
-        let registered = self.register(&agreement, hello, is_strong, side).map_err(NegotiationError::Refused)?;
-        let (connection, ends, registration) = registered;
+        let (vocabulary, (connection, ends, registration)) = followed?;
         Ok(Negotiated { connection, ends, vocabulary, input, registration })
     }
 

@@ -83,24 +83,23 @@ impl Reader {
         input.reserve(READ_BYTES);
         loop {
             let now = Instant::now();
+            let mut wake_at = lost_at.min(now + limits.ping_after);
+            if !self.has_name() {
+                wake_at = wake_at.min(unnamed_until);
+            }
+            if let Ok(count) = tokio::time::timeout_at(wake_at, stream.read_buf(input)).await {
+                *lock(&self.connection.0.heard) = Instant::now();
+                return Ok(count?);
+            }
+            let now = Instant::now();
             if now >= lost_at {
                 return Err(ConnectionError::Silent);
             }
             if now >= unnamed_until && !self.has_name() {
                 return Err(Fatal::new("no object was asked for in time").into());
             }
-            let mut wake_at = lost_at.min(now + limits.ping_after);
-            if now < unnamed_until {
-                wake_at = wake_at.min(unnamed_until);
-            }
-            match tokio::time::timeout_at(wake_at, stream.read_buf(input)).await {
-                Ok(count) => {
-                    *lock(&self.connection.0.heard) = Instant::now();
-                    return Ok(count?);
-                }
-                // If the queue is full, enough is being said.
-                Err(_) => drop(self.connection.0.outgoing.try_send(Outgoing::Ping)),
-            }
+            // If the queue is full, enough is being said.
+            let _ = self.connection.0.outgoing.try_send(Outgoing::Ping);
         }
     }
 

@@ -75,7 +75,7 @@ pub(super) struct CallFrame {
 #[derive(Debug)]
 pub(super) struct ArgumentsFrame {
     method: &'static Method,
-    positional_count: Option<usize>,
+    positional_count: Option<u64>,
     given: usize,
     named: Option<usize>,
     values: Vec<Option<Value>>,
@@ -372,14 +372,17 @@ impl ArgumentsFrame {
     /// Which argument comes next, if not a name.
     fn place(&self) -> Option<usize> {
         match self.positional_count {
-            Some(count) if self.given < count => Some(self.given),
+            Some(count) if (self.given as u64) < count => Some(self.given),
             _ => self.named,
         }
     }
 
     fn next(&self) -> Result<&'static Constraint, Problem> {
         match self.place() {
-            Some(place) => Ok(&self.method.arguments[place].takes),
+            Some(place) => match self.method.arguments.get(place) {
+                Some(argument) => Ok(&argument.takes),
+                None => violation("too many positional arguments"),
+            },
             None if self.positional_count.is_none() => fatal("argument count must be an INT"),
             None => fatal("keyword name must be a STRING"),
         }
@@ -406,12 +409,10 @@ impl ArgumentsFrame {
             }
             return Ok(());
         }
-        let Some(_) = self.positional_count else {
-            let count = value.as_u64().ok().and_then(|count| usize::try_from(count).ok());
-            let fits = count.filter(|count| *count <= self.values.len());
-            self.positional_count = Some(fits.ok_or_else(|| Violation::new("too many positional arguments"))?);
+        if self.positional_count.is_none() {
+            self.positional_count = Some(value.as_u64()?);
             return Ok(());
-        };
+        }
         let name = value.as_bytes()?;
         let Ok(text) = std::str::from_utf8(name) else { return fatal("keyword name must be UTF-8") };
         let Some(place) = self.method.arguments.iter().position(|argument| argument.name == text) else {
