@@ -24,12 +24,14 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct PythonServer {
     process: Process,
     nurl: Nurl,
+    furl: String,
 }
 
 /// The line that the script prints.
 #[derive(Deserialize)]
 struct Announcement {
     nurl: String,
+    furl: String,
     version: String,
 }
 
@@ -60,12 +62,17 @@ impl PythonServer {
         let line = line.with_context(|| process.log_tail())?;
         let announcement: Announcement = serde_json::from_str(&line).with_context(|| format!("printed {line:?}"))?;
         ensure!(announcement.version == VERSION, "reference is {}, not {VERSION}", announcement.version);
-        Ok(Self { process, nurl: announcement.nurl.parse()? })
+        Ok(Self { process, nurl: announcement.nurl.parse()?, furl: announcement.furl })
     }
 
     /// The address of its only account.
     pub fn nurl(&self) -> &Nurl {
         &self.nurl
+    }
+
+    /// The same for clients of Foolscap.
+    pub fn furl(&self) -> &str {
+        &self.furl
     }
 
     /// The id of the process.

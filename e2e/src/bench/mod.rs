@@ -4,6 +4,7 @@
 //! is the figure that noise spoils least. A benchmark prints; it never asserts.
 
 mod disk;
+mod foolscap;
 mod load;
 mod memory;
 mod pods;
@@ -44,6 +45,9 @@ struct Arguments {
     /// Instead of the Python server, measure pods against their own PostgreSQL and S3 server.
     #[arg(long)]
     pods: bool,
+    /// Speak Foolscap with both servers, as old clients do.
+    #[arg(long, conflicts_with = "pods")]
+    foolscap: bool,
     /// Length of one round in seconds; each row has as many rounds on each server as --rounds says.
     #[arg(long, default_value_t = 2.0, value_parser = positive)]
     seconds: f64,
@@ -142,7 +146,11 @@ pub fn main(arguments: &[String]) -> Result<()> {
         print!("{}", pods::run(&arguments, directory.path())?);
         return Ok(());
     }
-    let report = Bench::new(&arguments, directory.path()).run()?;
+    let report = if arguments.foolscap {
+        foolscap::run(&arguments, directory.path())?
+    } else {
+        Bench::new(&arguments, directory.path()).run()?
+    };
     print!("{}", report.to_text());
     if let Some(path) = &arguments.json {
         let text = serde_json::to_string_pretty(&report)?;

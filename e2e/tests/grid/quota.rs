@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use leasehold_e2e::leasehold::{Credentials, Server};
-use leasehold_e2e::tahoe::{Client, Format};
+use leasehold_e2e::tahoe::{Client, Format, Protocol};
 
 use super::accounts::servers_yaml;
-use super::{Grid, KIB, MIB, bytes, ensure_same};
+use super::{Grid, KIB, MIB, bytes, ensure_same, over_both_protocols};
 
 const QUOTA: &str = "1MiB";
 const QUOTA_BYTES: u64 = 1 << 20;
@@ -34,9 +34,10 @@ fn upload_passes_by_a_server_whose_quota_is_too_small() -> Result<()> {
     })
 }
 
-#[test]
-fn full_account_is_refused_and_keeps_what_it_has() -> Result<()> {
-    let grid = Grid::start("quota", None)?;
+over_both_protocols!(full_account_is_refused_and_keeps_what_it_has);
+
+fn full_account_is_refused_and_keeps_what_it_has(protocol: Protocol) -> Result<()> {
+    let grid = Grid::start_over("quota", None, protocol)?;
     let create = |server: &Server| server.create_account(ACCOUNT, Some(QUOTA));
     let accounts = grid.servers.iter().map(create).collect::<Result<Vec<Credentials>>>()?;
     let client = grid.add_client("limited-client", &servers_yaml(&accounts))?;
