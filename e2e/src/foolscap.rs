@@ -9,7 +9,8 @@ use leasehold_foolscap::client::{Canary, connect, request_upgrade};
 use leasehold_foolscap::{
     CallError, Connection, Furl, Incarnation, Limits, RemoteReference, Tub, TubId, TubOptions, Value,
 };
-use rand::Rng;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
@@ -56,7 +57,7 @@ impl OldClient {
         let private_key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes())?;
         let tub = Tub::new(TubOptions {
             tub_id: TubId::of_certificate(&certificate),
-            incarnation: Incarnation::from_bytes(rand::rng().random()),
+            incarnation: Incarnation::from_bytes(StdRng::from_os_rng().random()),
             location: None,
             limits: Limits::default(),
             memory_bytes_max: MEMORY_BYTES_MAX,

@@ -100,12 +100,12 @@ struct Target {
 
 impl Target {
     fn prepare(operation: OldOperation, server: Running, furl: String, pid: u32) -> Result<Self> {
-        let target = Self { _server: server, furl, pid, index: rand::rng().random() };
+        let target = Self { _server: server, furl, pid, index: StdRng::from_os_rng().random() };
         if operation == OldOperation::Read {
             workloads::block_on(async {
                 let storage = OldClient::new(&target.furl)?.enter().await?;
                 let mut bytes = vec![0; READ_SHARE_BYTES as usize];
-                rand::rng().fill_bytes(&mut bytes);
+                StdRng::from_os_rng().fill_bytes(&mut bytes);
                 upload(&storage, &target.index, &bytes.into(), |_| ()).await
             })?;
         }
