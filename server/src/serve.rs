@@ -123,7 +123,8 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
         metrics: Arc::new(Metrics::default()),
     };
     let jobs = scheduled(&config, &store).into_iter();
-    let jobs: Vec<_> = jobs.map(|job| schedule::keep(store.db().clone(), job, metrics.clone(), drain.clone())).collect();
+    let jobs: Vec<_> =
+        jobs.map(|job| schedule::keep(store.db().clone(), job, metrics.clone(), drain.clone())).collect();
     let mut background = vec![
         tokio::spawn(keep_accounts(accountant, store.clone(), metrics.clone(), drain.clone())),
         tokio::spawn(keep_space(store.clone(), metrics.clone(), drain.clone())),

@@ -204,7 +204,8 @@ fn is_taken_over(all: &mut Move, version: u32) -> Result<()> {
     files.are_readable(&all.client)?;
     let index = all.client.storage_index(&files.immutable[1].0)?;
     ensure!(leaseholders(&all.ours, &index)? == ["starter"; 3], "nobody has claimed these shares yet");
-    let checked = all.client.check(&files.immutable[1].0, Check { verify: true, add_lease: true, ..Check::default() })?;
+    let checked =
+        all.client.check(&files.immutable[1].0, Check { verify: true, add_lease: true, ..Check::default() })?;
     ensure!(checked["results"]["healthy"] == true, "{checked}");
     ensure!(leaseholders(&all.ours, &index)?.iter().filter(|name| *name == "default").count() == 3, "now somebody has");
     files.change(&all.client, 950)?;

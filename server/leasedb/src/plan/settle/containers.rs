@@ -5,6 +5,7 @@
 
 use leasehold_core::chunk::ObjectName;
 use leasehold_core::classic::ClassicShare;
+use leasehold_core::clock::Timestamp;
 use leasehold_core::crawl::group::is_whole;
 use leasehold_core::id::{AccountId, ShareNumber};
 use leasehold_core::leasedb::{GarbageReason, Result, ShareRow, UNDO_SECONDS};
@@ -47,6 +48,13 @@ impl Settling<'_> {
             }
         }
         Ok(())
+    }
+
+    /// When the last lease ends that the container of a row tells of.
+    pub(super) fn container_end(&self, row: &ShareRow) -> Option<Timestamp> {
+        let reads = self.request.containers.iter().filter(|(name, _)| name.share.number == row.number);
+        let found = reads.filter_map(|(_, read)| read.as_ref().ok()).next().filter(|_| row.locator.is_classic());
+        found.and_then(|found| found.lease_expires_at)
     }
 
     fn judge(&mut self, found: &ClassicShare) -> Result<Verdict> {
