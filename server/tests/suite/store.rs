@@ -10,6 +10,7 @@ mod reconciling;
 mod recovery;
 mod settling;
 pub mod site;
+mod writers;
 
 use bytes::Bytes;
 use leasehold_core::backend::Backend;
