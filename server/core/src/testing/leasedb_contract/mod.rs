@@ -65,7 +65,8 @@ macro_rules! leasedb_contract {
                 a_chunk_of_an_old_object_is_refused,
                 a_slot_takes_no_uploads,
                 an_upload_never_joins_a_slot,
-                an_empty_share_is_granted_and_never_finished,
+                an_empty_share_is_finished_by_an_empty_object,
+                what_other_connections_of_a_tub_began_is_abandoned,
             ],
             slots: [
                 the_first_write_makes_the_slot,
