@@ -7,6 +7,7 @@ pub mod held;
 mod merging;
 mod pods;
 pub mod site;
+mod writers;
 
 use bytes::Bytes;
 use leasehold_core::backend::Backend;

@@ -417,5 +417,6 @@ pub const fn variant(error: &StoreError) -> &'static str {
         StoreError::Vanished(_) => "Vanished",
         StoreError::LeaseDb(_) => "LeaseDb",
         StoreError::Backend(_) => "Backend",
+        StoreError::Sparse { .. } => "Sparse",
     }
 }

@@ -65,7 +65,8 @@ macro_rules! leasedb_contract {
                 a_chunk_of_an_old_object_is_refused,
                 a_slot_takes_no_uploads,
                 an_upload_never_joins_a_slot,
-                an_empty_share_is_granted_and_never_finished,
+                an_empty_share_is_finished_by_an_empty_object,
+                what_other_connections_of_a_tub_began_is_abandoned,
             ],
             slots: [
                 the_first_write_makes_the_slot,
@@ -117,6 +118,7 @@ macro_rules! leasedb_contract {
                 a_database_with_anything_in_it_is_not_filled,
                 an_import_that_breaks_off_changes_nothing,
                 numbers_go_on_behind_all_that_may_have_been_given_away,
+                a_run_that_was_under_way_is_over,
                 an_export_is_one_instant_however_long_it_takes,
                 garbage_waits_for_a_backup_that_does_not_name_it,
             ],
