@@ -42,12 +42,12 @@ on_every_ground! {
 }
 
 /// The time of the next beat.
-async fn beat<L: LeaseDb, B: Backend, G: Ground>(site: &Site<G>, store: &Store<L, B>) -> TickOutcome {
+pub async fn beat<L: LeaseDb, B: Backend, G: Ground>(site: &Site<G>, store: &Store<L, B>) -> TickOutcome {
     site.clock.advance(BEAT_SECONDS);
     store.tick().await.expect("a tick").expect("it is time")
 }
 
-async fn beats<L: LeaseDb, B: Backend, G: Ground>(site: &Site<G>, store: &Store<L, B>, count: usize) {
+pub async fn beats<L: LeaseDb, B: Backend, G: Ground>(site: &Site<G>, store: &Store<L, B>, count: usize) {
     for _ in 0..count {
         let outcome = beat(site, store).await;
         assert!(matches!(outcome, TickOutcome::Beat { .. }), "{outcome:?}");
