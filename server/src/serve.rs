@@ -11,8 +11,10 @@ use leasehold_config::Config;
 use leasehold_core::account::Account;
 use leasehold_core::accountant::{Accountant, REFRESH_SECONDS};
 use leasehold_core::backend::Backend;
+use leasehold_core::expiry::brake_on_clocks;
 use leasehold_core::leasedb::{AccountChange, LeaseDb, TickOutcome};
-use leasehold_core::store::Store;
+use leasehold_core::run::RunId;
+use leasehold_core::store::{Collected, Store};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -23,6 +25,7 @@ use crate::frontend::body::BodyLimits;
 use crate::frontend::foolscap::{FoolscapPort, PortOptions};
 use crate::frontend::gbs::{Gbs, Limits};
 use crate::identity::Identity;
+use crate::jobs::{schedule, scheduled};
 use crate::listener::drain::{Drain, DrainTimes};
 use crate::listener::{Deadlines, Listener};
 use crate::metrics::Metrics;
@@ -92,10 +95,11 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
     let published = Published { advertise: advertise.clone(), nickname: config.server.nickname.clone() };
     data.publish(&published)?;
     data.make_spool()?;
+    // Before there is any account: a new lease database may have to take over an old backend.
+    let store = Arc::new(open_store(&config, db.clone(), backend).await?);
     let accounts = Accounts::new(db.clone(), &data, identity.clone(), published);
     let handout = first_account(&config, &data, &accounts).await?;
 
-    let store = Arc::new(open_store(&config, db.clone(), backend).await?);
     let accountant = Arc::new(Accountant::open(Arc::new(db)).await?);
     let gbs = Gbs::new(store.clone(), accountant.clone(), limits(&config, &data), metrics.clone());
     let ready = Arc::new(AtomicBool::new(true));
@@ -124,7 +128,7 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
         metrics: metrics.clone(),
     };
     let admin_listener = Listener {
-        handler: Arc::new(Admin::new(metrics.clone(), ready.clone())),
+        handler: Arc::new(Admin::new(store.clone(), config.server.nickname.clone(), metrics.clone(), ready.clone())),
         tls: None,
         clear_text: None,
         deadlines,
@@ -133,7 +137,10 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
     };
     let following = foolscap.clone();
     let follow = drain.clone();
-    let background = [
+    let jobs = scheduled(&config, &store).into_iter();
+    let jobs: Vec<_> =
+        jobs.map(|job| schedule::keep(store.db().clone(), job, metrics.clone(), drain.clone())).collect();
+    let mut background = vec![
         tokio::spawn(async move { following.follow(follow).await }),
         tokio::spawn(keep_accounts(accountant, store.clone(), metrics.clone(), drain.clone())),
         tokio::spawn(keep_space(store.clone(), metrics.clone(), drain.clone())),
@@ -141,6 +148,7 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
         tokio::spawn(keep_clean(store, metrics.clone(), collect_interval(&config), drain.clone())),
         tokio::spawn(admin_listener.run(admin_socket, drain.last())),
     ];
+    background.extend(jobs.into_iter().map(tokio::spawn));
     let (drain_times, ending) = (drain_times(&config), drain.clone());
     let server = tokio::spawn(async move {
         let ended = async {
@@ -289,7 +297,18 @@ async fn keep_beating<L: LeaseDb, B: Backend>(store: Arc<Store<L, B>>, metrics: 
     }
 }
 
-/// Ends overdue uploads, deletes due garbage, merges pieces; unless `seconds` is 0.
+/// Says why something was not cleaned up; that a run was braked, once.
+fn tell_brakes(collected: &Collected, braked: &mut Option<RunId>) {
+    if let Some(reason) = brake_on_clocks(collected.skew_seconds) {
+        tracing::error!(reason, "nothing is cleaned up");
+    }
+    let before = std::mem::replace(braked, collected.braked);
+    if let Some(run) = collected.braked.filter(|run| before != Some(*run)) {
+        tracing::error!(%run, "a brake keeps shares that nobody leases; see `leasehold runs`");
+    }
+}
+
+/// Retires shares that nobody leases, ends overdue uploads, deletes due garbage, merges pieces; unless `seconds` is 0.
 async fn keep_clean<L: LeaseDb, B: Backend>(
     store: Arc<Store<L, B>>,
     metrics: Arc<Metrics>,
@@ -299,11 +318,13 @@ async fn keep_clean<L: LeaseDb, B: Backend>(
     if seconds == 0 {
         return;
     }
+    let mut braked = None;
     loop {
         match store.collect(|_| ()).await {
             Ok(collected) => {
                 metrics.uploads_expired.inc_by(collected.uploads_ended);
                 metrics.objects_deleted.inc_by(collected.objects_deleted);
+                tell_brakes(&collected, &mut braked);
             }
             Err(error) => {
                 metrics.background_failures.inc();

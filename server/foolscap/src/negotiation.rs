@@ -306,14 +306,15 @@ pub fn replaces(hello: &Hello, standing: &Standing, ours: &Incarnation, replaced
     remembers || !standing.has_called || standing.silent_for >= replaced_after
 }
 
+/// Keys are in lower case; of equal ones the last counts.
 fn parse_lines(block: &str) -> Result<BTreeMap<String, &str>, BlockError> {
-    let line = |line: &'_ str| line.split_once(':').map(|(key, value)| (key.len(), value.len()));
-    let mut lines = BTreeMap::new();
-    for text in block.split("\r\n").filter(|text| !text.is_empty()) {
-        let (key_length, _) = line(text).ok_or(BlockError::Malformed)?;
-        lines.insert(text[..key_length].to_lowercase(), text[key_length + 1..].trim_start());
-    }
-    Ok(lines)
+    let lines = block.split("\r\n").filter(|line| !line.is_empty());
+    lines
+        .map(|line| {
+            let (key, value) = line.split_once(':').ok_or(BlockError::Malformed)?;
+            Ok((key.to_lowercase(), value.trim_start()))
+        })
+        .collect()
 }
 
 fn write_lines<const N: usize>(lines: [(&str, Option<String>); N]) -> String {
@@ -344,4 +345,118 @@ fn parse_last_connection(text: &str) -> Option<LastConnection> {
 /// What of a foreign text may go into ours.
 fn printable(text: &str) -> String {
     text.chars().filter(|character| character.is_ascii_graphic() || *character == ' ').take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OURS: &str = "icxmug7l5ore6tbmnsftvssyep4fizhb";
+    const LOW: &str = "43ean5k2lzjlkejv3gdbht2lkwn35har";
+
+    fn tub_id(text: &str) -> TubId {
+        text.parse().unwrap()
+    }
+
+    fn hello(last_connection: LastConnection) -> Hello {
+        Hello::ours(&tub_id(LOW), &"c1c1c1c1c1c1c1c1".parse().unwrap(), Some(last_connection))
+    }
+
+    #[test]
+    fn blocks_are_taken_one_by_one_and_bounded() {
+        let mut input = BytesMut::from("a: 1\r\nb: 2\r\n\r\nrest");
+        assert_eq!(take_block(&mut input), Ok(Some("a: 1\r\nb: 2".to_owned())));
+        assert_eq!(take_block(&mut input), Ok(None));
+        assert_eq!(&input[..], b"rest");
+        for (length, expected) in [(4095, Ok(None)), (4096, Err(BlockError::TooLong)), (9999, Err(BlockError::TooLong))]
+        {
+            assert_eq!(take_block(&mut BytesMut::from(&vec![b'a'; length][..])), expected);
+        }
+        assert_eq!(take_block(&mut BytesMut::from(&b"\xff\r\n\r\n"[..])), Err(BlockError::Malformed));
+    }
+
+    #[test]
+    fn a_hello_is_read_in_any_order_and_case() {
+        let block = "My-Tub-Id:  x\r\nunknown: 1\r\nbanana-negotiation-range: 1 2\r\nBANANA-negotiation-range: 3 4\r\n";
+        let hello = Hello::parse(block).unwrap();
+        assert_eq!(hello.tub_id.as_deref(), Some("x"));
+        assert_eq!(hello.versions, Some((3, 4)));
+        assert_eq!(Hello::parse("no colon\r\n"), Err(BlockError::Malformed));
+    }
+
+    #[test]
+    fn the_greater_tub_id_decides() {
+        let (ours, low) = (tub_id(OURS), tub_id(LOW));
+        let agreement = judge_hello(&hello(LastConnection::None), Some(&low), &ours).unwrap();
+        assert_eq!(agreement, Agreement { peer: low.clone(), is_master: true, vocabulary: Vocabulary::Words });
+        let own = Hello::ours(&ours, &"5e5e5e5e5e5e5e5e".parse().unwrap(), None);
+        assert!(!judge_hello(&own, Some(&ours), &low).unwrap().is_master);
+        // Nobody speaks to himself, and nobody is who he says without a certificate.
+        assert_eq!(judge_hello(&own, Some(&ours), &ours), Err(Some(Refusal::internal())));
+        assert_eq!(judge_hello(&own, None, &low), Err(Some(Refusal::internal())));
+    }
+
+    #[test]
+    fn a_vocabulary_may_be_left_out() {
+        let (ours, low) = (tub_id(OURS), tub_id(LOW));
+        for (range, expected) in
+            [(None, Vocabulary::Empty), (Some((0, 0)), Vocabulary::Empty), (Some((1, 9)), Vocabulary::Words)]
+        {
+            let offer = Hello { vocabularies: range, ..hello(LastConnection::None) };
+            assert_eq!(judge_hello(&offer, Some(&low), &ours).unwrap().vocabulary, expected);
+        }
+    }
+
+    #[test]
+    fn a_connection_is_replaced_when_the_client_knows_of_it_or_it_looks_dead() {
+        let ours: Incarnation = "5e5e5e5e5e5e5e5e".parse().unwrap();
+        let known = |run: &str, number| LastConnection::Known(run.to_owned(), number);
+        let live = Standing {
+            incarnation: Some("c1c1c1c1c1c1c1c1".to_owned()),
+            number: 5,
+            has_called: true,
+            silent_for: Duration::from_secs(1),
+        };
+        let new_run = Standing { incarnation: Some("d4d4d4d4d4d4d4d4".to_owned()), ..live.clone() };
+        let uncalled = Standing { has_called: false, ..live.clone() };
+        let silent = Standing { silent_for: Duration::from_secs(10), ..live.clone() };
+        let cases = [
+            (LastConnection::None, &live, false),
+            (known(ours.as_str(), 4), &live, false),
+            (known(ours.as_str(), 5), &live, true),
+            (known(ours.as_str(), 6), &live, false),
+            (known("0123456789abcdef", 7), &live, true),
+            (LastConnection::None, &new_run, true),
+            (LastConnection::None, &uncalled, true),
+            (LastConnection::None, &silent, true),
+        ];
+        for (last, standing, expected) in cases {
+            let offer = hello(last);
+            assert_eq!(replaces(&offer, standing, &ours, Duration::from_secs(10)), expected, "{offer:?} {standing:?}");
+            let nameless = Hello { incarnation: None, ..offer };
+            assert!(!replaces(&nameless, standing, &ours, Duration::from_secs(10)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_block_is_read_or_refused(block in "[ -~\r\n]{0,200}") {
+            if let Ok(hello) = Hello::parse(&block) {
+                prop_assert!(Hello::parse(&hello.to_block()).is_ok());
+                let _ = judge_hello(&hello, Some(&tub_id(LOW)), &tub_id(OURS));
+            }
+            let _ = Decision::parse(&block);
+            let refused = judge_request(&block, &tub_id(OURS)).unwrap_err().to_plaintext();
+            prop_assert_eq!(refused.matches('\n').count(), 2, "one line and an empty one");
+        }
+
+        #[test]
+        fn decisions_are_read_as_they_are_written(run in "[0-9a-f]{16}", number: u64, has_words: bool) {
+            let vocabulary = if has_words { Vocabulary::Words } else { Vocabulary::Empty };
+            let decision = Decision { connection: (run, number), vocabulary };
+            prop_assert_eq!(Decision::parse(&decision.to_block()), Ok(decision));
+        }
+    }
 }

@@ -155,6 +155,8 @@ impl Constraint {
         let mut too_long = false;
         for alternative in self.alternatives() {
             let length_max = match (alternative, head.kind) {
+                // The greatest number may stand for a greater one.
+                (Self::Integer { .. } | Self::Any, Kind::Int | Kind::Neg) if head.number == u64::MAX => 0,
                 (Self::Integer { .. } | Self::Any, Kind::Int | Kind::Neg)
                 | (Self::Float | Self::Any, Kind::Float)
                 | (Self::Bytes { .. } | Self::Any, Kind::Vocab)
@@ -298,6 +300,8 @@ mod tests {
         assert_eq!(text(SECRET.admit(head(Kind::Int, 3))), "a number token is not taken here");
         assert_eq!(text(LENGTH.admit(head(Kind::LongInt, 9))), "a number token is too large");
         assert_eq!(LENGTH.admit(head(Kind::LongInt, 8)), Ok(()));
+        assert_eq!(text(NUMBER.admit(head(Kind::Int, u64::MAX))), "a number token is too large");
+        assert_eq!(NUMBER.admit(head(Kind::Neg, u64::MAX - 1)), Ok(()));
     }
 
     #[test]

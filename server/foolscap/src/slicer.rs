@@ -178,8 +178,9 @@ impl Slicer {
         write_head(&mut self.last, Kind::Close, number);
     }
 
+    /// A number of the protocol itself, which is an INT whatever its size.
     fn unsigned(&mut self, number: u64) {
-        self.integer(&Integer::Small(i128::from(number)));
+        write_head(&mut self.last, Kind::Int, number);
     }
 
     fn integer(&mut self, integer: &Integer) {

@@ -180,7 +180,7 @@ async fn an_account_may_do_what_it_may_do_over_https() {
     assert_eq!(storage.buckets(&bucket).await.expect("listed").len(), 1);
 
     let alice = server.db.find_account("alice".to_owned()).await.expect("answers").expect("there");
-    assert!(server.db.close_account(alice.id).await.expect("closed"));
+    assert!(server.db.close_account(alice.id, None).await.expect("closed"));
     server.eventually("nothing is answered", async || storage.buckets(&bucket).await.is_err()).await;
     assert_eq!(class(connection.find("alices-swissnum").await), "builtins.KeyError");
     let furl = server.furl();

@@ -53,6 +53,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// # Errors
     /// The lease database does not answer.
     pub async fn list_shares(&self, kind: ShareKind, storage_index: StorageIndex) -> Result<Vec<ShareNumber>> {
+        self.touch(storage_index).await?;
         Ok(self.db.list_numbers(storage_index, kind).await?)
     }
 
@@ -61,6 +62,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// # Errors
     /// The lease database does not answer.
     pub async fn open_bucket(&self, storage_index: StorageIndex) -> Result<Vec<ShareNumber>> {
+        self.touch(storage_index).await?;
         let now = self.clock.elapsed();
         let rows = self.db.list_shares(storage_index).await?;
         let finished = |row: &ShareRow| row.kind == ShareKind::Immutable && row.state == ShareState::Stable;
@@ -82,6 +84,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         share_numbers: &[ShareNumber],
         reads: &[Range<u64>],
     ) -> Result<Vec<(ShareNumber, Vec<ShareSlice>)>> {
+        self.touch(storage_index).await?;
         let slot = self.db.read_slot(storage_index).await?;
         if slot.has_immutable {
             return Err(StoreError::WrongKind);
@@ -95,6 +98,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// # Errors
     /// [`StoreError::NotFound`] if there is no finished share of this kind.
     pub async fn stable_share(&self, kind: ShareKind, share: ShareId) -> Result<ShareRow> {
+        self.touch(share.storage_index).await?;
         let row = self.db.find_share(share).await?;
         row.filter(|row| row.kind == kind && row.state == ShareState::Stable).ok_or(StoreError::NotFound)
     }

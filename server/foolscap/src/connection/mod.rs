@@ -275,6 +275,8 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Send,
     {
         let Surroundings { vocabulary, input, names, memory, draining } = surroundings;
+        // Also when whoever serves it stops doing so.
+        let _lost = self.0.lost.clone().drop_guard();
         let (read_half, write_half) = tokio::io::split(stream);
         let writing = Writer::new(self.clone(), vocabulary, ends).run(write_half);
         let reading = Reader::new(self.clone(), vocabulary, names, memory).run(read_half, input);

@@ -3,66 +3,24 @@
 //!
 //! Source: `foolscap.md` 5 to 7 and 11.
 
+mod call;
 mod frame;
+mod problem;
+mod step;
 
 use std::collections::HashMap;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::failure::{Failure, Violation};
+use crate::failure::Violation;
 use crate::limits::SizeLimits;
-use crate::reference::RemoteReference;
-use crate::schema::{Constraint, Interface, Method};
-use crate::token::{Head, Kind, TokenError, read_head};
-use crate::value::{Integer, LocalReference, Value};
+use crate::token::{Head, Kind, read_head};
+use crate::value::{Integer, Value};
 use crate::vocabulary::Vocabulary;
 use frame::{Finished, Frame, Opened};
-
-/// The protocol is broken; the connection ends with this text as its last words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Fatal(pub(crate) String);
-
-impl Fatal {
-    pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-}
-
-impl From<TokenError> for Fatal {
-    fn from(error: TokenError) -> Self {
-        Self(error.to_string())
-    }
-}
-
-/// What is wrong with a token.
-#[derive(Debug)]
-enum Problem {
-    /// The call fails.
-    Violation(Violation),
-    /// The connection ends.
-    Fatal(Fatal),
-}
-
-impl From<Violation> for Problem {
-    fn from(violation: Violation) -> Self {
-        Self::Violation(violation)
-    }
-}
-
-impl From<Fatal> for Problem {
-    fn from(fatal: Fatal) -> Self {
-        Self::Fatal(fatal)
-    }
-}
-
-fn fatal<T>(text: impl Into<String>) -> Result<T, Problem> {
-    Err(Problem::Fatal(Fatal::new(text)))
-}
-
-fn violation<T>(text: impl Into<String>) -> Result<T, Problem> {
-    Err(Problem::Violation(Violation::new(text)))
-}
+pub use problem::Fatal;
+use problem::{Problem, fatal, violation};
+pub use step::{AnswerError, IncomingCall, Objects, Step};
 
 /// Whether the body of a token is wanted.
 enum Admission {
@@ -71,74 +29,6 @@ enum Admission {
     Unwanted,
     /// There must be memory for it first.
     Reserve(u64),
-}
-
-/// What the reader must know of the connection.
-pub trait Objects {
-    /// The interface of an object of this side.
-    fn interface(&self, clid: u64) -> Option<&'static Interface>;
-    /// An object of this side.
-    fn local(&self, clid: u64) -> Option<LocalReference>;
-    /// An object of the other side, as it was announced.
-    ///
-    /// # Errors
-    /// There are too many of them.
-    fn remote(&self, clid: u64, interface: Option<Bytes>) -> Result<RemoteReference, Violation>;
-    /// Whether the other side still waits for the answer to that request.
-    fn is_unanswered(&self, request: u64) -> bool;
-    /// What the answer to a request of this side may be, if one is waited for.
-    fn awaited(&self, request: u64) -> Option<&'static Constraint>;
-}
-
-/// What was read.
-#[derive(Debug, PartialEq)]
-pub enum Step {
-    /// Answer with a PONG of that number.
-    Ping(u64),
-    /// The other side's last words.
-    LastWords(String),
-    /// The message wants to hold so many bytes more: answer with [`Unslicer::grant`] or [`Unslicer::refuse`].
-    Reserve(u64),
-    /// A call that fits its method.
-    Call(IncomingCall),
-    /// A call failed; request number 0 is not answered.
-    CallViolated {
-        /// Its number.
-        request: u64,
-        /// Why.
-        violation: Violation,
-    },
-    /// An answer that was waited for.
-    Answer {
-        /// To which request.
-        request: u64,
-        /// The answer: the other side's value or failure, or what was wrong with it.
-        answer: Result<Value, AnswerError>,
-    },
-}
-
-/// Why there is no value in an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AnswerError {
-    /// The other side says so.
-    Failed(Failure),
-    /// The answer is not one that is taken.
-    Violation(Violation),
-}
-
-/// A call that fits its method.
-#[derive(Debug, PartialEq)]
-pub struct IncomingCall {
-    /// Its number; 0 wants no answer.
-    pub request: u64,
-    /// The object's number.
-    pub clid: u64,
-    /// The name of the method.
-    pub method: &'static str,
-    /// The values, in the order of the method's arguments.
-    pub arguments: Vec<Value>,
-    /// What it holds in memory, about.
-    pub bytes: u64,
 }
 
 /// Reads tokens; one for each direction of a connection.
@@ -206,6 +96,8 @@ const VALUE_BYTES: u64 = size_of::<Value>() as u64;
 const RESERVED_BYTES_MIN: u64 = 256 << 10;
 /// Shorter strings are copied, so that they do not keep a whole buffer alive.
 const COPIED_BYTES_MAX: usize = 1024;
+/// Longer strings get a buffer of their own, which they do not share with what comes behind them.
+const LARGE_BYTES: usize = 64 << 10;
 
 impl Unslicer {
     /// A reader for a new connection.
@@ -262,7 +154,12 @@ impl Unslicer {
                 Ok(Admission::Reserve(bytes)) => return Ok(Some(Step::Reserve(bytes))),
                 Ok(Admission::Wanted) => {
                     let body_bytes = usize::try_from(head.body_bytes()).map_err(|_| Fatal::new("too large"))?;
-                    if input.len() - head_bytes < body_bytes {
+                    let missing = (head_bytes + body_bytes).saturating_sub(input.len());
+                    if missing > LARGE_BYTES {
+                        // There is memory for it, which need not be found by doubling.
+                        input.reserve(missing + LARGE_BYTES);
+                    }
+                    if missing > 0 {
                         return Ok(None);
                     }
                     input.advance(head_bytes);
@@ -558,13 +455,11 @@ impl Unslicer {
 
 fn take_body(input: &mut BytesMut, length: usize) -> Bytes {
     let body = input.split_to(length);
-    if length <= COPIED_BYTES_MAX { Bytes::copy_from_slice(&body) } else { body.freeze() }
-}
-
-/// The method that a call names, if its object has it.
-fn find_method(interface: &'static Interface, name: &[u8]) -> Result<&'static Method, Violation> {
-    interface.method(name).ok_or_else(|| {
-        let name = String::from_utf8_lossy(&name[..name.len().min(100)]).into_owned();
-        Violation::new(format!("{} has no method {name}", interface.name))
-    })
+    if length <= COPIED_BYTES_MAX {
+        return Bytes::copy_from_slice(&body);
+    }
+    if length > LARGE_BYTES {
+        *input = BytesMut::from(&input[..]);
+    }
+    body.freeze()
 }

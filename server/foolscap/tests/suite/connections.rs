@@ -289,6 +289,17 @@ async fn a_call_that_runs_when_its_connection_ends_is_not_cancelled_but_queued_o
 }
 
 #[tokio::test]
+async fn a_connection_that_is_no_longer_served_is_lost() {
+    let world = World::new();
+    let (_connection, toy, served) = world.client().await;
+    toy.call("hold", vec![]).await.unwrap();
+    let lost = world.toy.connections.lock().unwrap()[0].lost().clone();
+    served.abort();
+    lost.cancelled().await;
+    assert_eq!(toy.call("hold", vec![]).await, Err(CallError::Lost));
+}
+
+#[tokio::test]
 async fn a_canary_is_released_as_often_as_it_was_received() {
     let world = World::new();
     let (mut raw, _served) = world.raw().await;

@@ -237,6 +237,17 @@ fn what_breaks_the_protocol_is_fatal() {
     }
 }
 
+#[test]
+fn a_large_request_number_is_answered_as_it_came() {
+    let mut slicer = Slicer::new(Vocabulary::Words);
+    slicer.call(1 << 40, 1, "any", &Arguments { positional: &[Value::None], named: &[] }, &mut no_object);
+    let mut input = BytesMut::from(&slicer.take().concat()[..]);
+    match &read(&mut unslicer(), &mut input).unwrap()[..] {
+        [Step::Call(call)] => assert_eq!(call.request, 1 << 40),
+        other => panic!("{other:?}"),
+    }
+}
+
 fn integers() -> impl Strategy<Value = Integer> {
     prop_oneof![
         any::<i32>().prop_map(|number| Integer::Small(number.into())),

@@ -1,0 +1,17 @@
+-- Runs of jobs. Ended ones are kept for a while.
+CREATE TABLE runs (
+  run_id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,  -- newest last
+  kind smallint NOT NULL CHECK (kind BETWEEN 0 AND 4),     -- 0 expire, 1 collect, 2 reconcile, 3 audit, 4 backup
+  state smallint NOT NULL CHECK (state BETWEEN 0 AND 4),   -- 0 running, 1 done, 2 braked, 3 failed, 4 abandoned
+  -- 0 no; 1 the next of this kind may pass the brakes; 2 this one may
+  permission smallint NOT NULL CHECK (permission BETWEEN 0 AND 2),
+  dry_run boolean NOT NULL,
+  policy text NOT NULL,
+  started_at bigint NOT NULL,
+  alive_at bigint NOT NULL,
+  finished_at bigint,
+  totals text NOT NULL,                                    -- a line NAME NUMBER each
+  reason text NOT NULL
+);
+CREATE UNIQUE INDEX runs_one_running ON runs (kind) WHERE state = 0;
+CREATE INDEX runs_by_kind ON runs (kind, run_id);          -- the last one, and what is kept
