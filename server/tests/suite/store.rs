@@ -6,6 +6,9 @@ mod beats;
 pub mod held;
 mod merging;
 mod pods;
+mod reconciling;
+mod recovery;
+mod settling;
 pub mod site;
 mod writers;
 
