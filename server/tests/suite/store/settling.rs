@@ -287,6 +287,7 @@ async fn a1_a_listing_from_before_a_deletion_adopts_nothing<G: Ground>() {
         seen,
         listed: listed.clone(),
         manifests: Vec::new(),
+        containers: Vec::new(),
         token: SlotToken([1; 16]),
         dry_run: false,
     };
