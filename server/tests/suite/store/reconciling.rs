@@ -406,7 +406,10 @@ async fn a_part_whose_worker_was_killed_returns<G: Ground>() {
     assert!(site.db.finish_unit(end(other, UnitEnd::Split)).await.expect("finish_unit"));
     // Others join the run, share its parts and end it.
     let run_again = done(&store).await;
-    assert_eq!((run_again.id, run_again.totals.of("shares"), run_again.totals.of("progress_billionths")), (run.id, 1, 1_000_000_000));
+    assert_eq!(
+        (run_again.id, run_again.totals.of("shares"), run_again.totals.of("progress_billionths")),
+        (run.id, 1, 1_000_000_000)
+    );
     assert!(!site.db.keep_unit(run.id, unit, other, 60).await.expect("keep_unit"), "the run has ended");
 }
 
@@ -506,4 +509,30 @@ async fn a_new_database_on_shares_without_a_mark_recovers_them() {
     let store = empty.store(other.db.clone(), empty.objects.clone());
     assert_eq!(store.claim_backend().await.expect("an answer"), Claim::Ours);
     assert_eq!(other.db.deployment().await.expect("deployment").mode, Mode::Normal);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_says_what_it_found_and_what_it_wants() {
+    let folder = crate::places::folder();
+    let data = folder.path().join("data");
+    let server = crate::support::Program::start_in(&folder.path().join("first"), "", &data);
+    drop(server);
+    let data = data.to_str().expect("a plain path");
+    let told = |arguments: &[&str]| {
+        let output = crate::commands::leasehold(&[arguments, &["--data-dir", data]].concat());
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, said, _) = told(&["reconcile", "--dry-run"]);
+    assert_eq!((code, said.trim()), (Some(0), "0 shares and 0 objects compared"));
+    let index = storage_index(1);
+    for (share, problem) in [
+        (format!("{index}"), "there is no lost share of"),
+        (format!("{index}/3"), "with number 3"),
+        (format!("{index}/300"), "300"),
+        ("short".to_owned(), "storage index"),
+    ] {
+        let (code, said, error) = told(&["forget", &share]);
+        assert!(code == Some(2) && said.is_empty() && error.contains(problem), "{share}: {error}");
+    }
 }

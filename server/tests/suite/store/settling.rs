@@ -100,7 +100,10 @@ async fn c1_what_clients_removed_stays_removed<G: Ground>() {
     let remove = async |index, numbers: &[u8]| {
         let vectors = numbers.iter().map(|number| (ShareNumber::new(*number), removal())).collect();
         let request = ReadTestWrite { vectors, reads: Vec::new() };
-        pod.store.read_test_write(&alice, storage_index(index), &enabler(1), &request, &payload).await.expect("removed");
+        pod.store
+            .read_test_write(&alice, storage_index(index), &enabler(1), &request, &payload)
+            .await
+            .expect("removed");
     };
     remove(1, &[1]).await;
     remove(2, &[0, 1]).await;
@@ -291,7 +294,9 @@ async fn a1_a_listing_from_before_a_deletion_adopts_nothing<G: Ground>() {
         token: SlotToken([1; 16]),
         dry_run: false,
     };
-    let SettleOutcome::Settled(findings) = site.db.settle(settle).await.expect("settle") else { panic!("nothing changed") };
+    let SettleOutcome::Settled(findings) = site.db.settle(settle).await.expect("settle") else {
+        panic!("nothing changed")
+    };
     assert_eq!((findings.adopted, findings.orphans, findings.late), (0, 0, listed.len() as u64));
     assert!(site.db.list_shares(share.storage_index).await.expect("list_shares").is_empty());
     // A put that was on its way all the time lands now: it is deleted again.
