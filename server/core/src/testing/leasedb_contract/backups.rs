@@ -82,6 +82,9 @@ async fn furnished<M: MakeLeaseDb>() -> (Bench<M::Db>, AccountId) {
     let BeginRunOutcome::Begun(Run { id, .. }) = begun else { panic!("{begun:?}") };
     let end = FinishRun { id, state: RunState::Done, totals: Totals::default(), reason: String::new() };
     assert!(bench.db.finish_run(end).await.expect("finish_run"));
+    // Removed, with what puts it back.
+    bench.write(alice, storage_index(8), &[(0, Some(10)), (1, Some(10))]).await;
+    bench.write(alice, storage_index(8), &[(0, None)]).await;
     (bench, alice)
 }
 
