@@ -21,9 +21,9 @@ impl Timestamp {
         Self(millis)
     }
 
-    /// Makes a moment from whole seconds since 1970.
+    /// Makes a moment from whole seconds since 1970; one that is too far away becomes the farthest there is.
     pub const fn from_seconds(seconds: i64) -> Self {
-        Self(seconds * 1000)
+        Self(seconds.saturating_mul(1000))
     }
 
     /// Milliseconds since 1970.
