@@ -12,7 +12,7 @@ use leasehold_leasedb::postgres::PgOptions;
 
 use crate::pg::PgDatabase;
 use crate::pg_cases::{Case, EXEMPT, Single, ledger, prepare_singles, singles, transactions};
-use crate::pg_world::{World, blocking, copy, release, rows, session, waiting};
+use crate::pg_world::{PATIENCE, World, blocking, copy, release, rows, session, waiting};
 
 fn through(database: &PgDatabase, proxy: SocketAddr) -> PgOptions {
     PgOptions { port: proxy.port(), connections_max: 2, ..database.options.clone() }
@@ -29,6 +29,18 @@ async fn all_rows(database: &PgDatabase, case: &Case) -> String {
     }
     // The number of an attempt that did not hold is not given again.
     text.lines().filter(|line| !line.starts_with("account")).collect::<Vec<_>>().join("\n")
+}
+
+/// Waits until the server has noticed that nobody wants the transaction that was cut off: what removes many things leaves
+/// out those whose locks are taken.
+async fn forgotten(database: &PgDatabase) {
+    let locks = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+        WHERE l.locktype = 'advisory' AND d.datname = current_database()";
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while database.number(locks).await > 0 {
+        assert!(tokio::time::Instant::now() < deadline, "a lock outlives its connection");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }
 
 /// A case on three copies of one database: undisturbed, cut before its COMMIT, cut after it.
@@ -57,6 +69,7 @@ async fn run(case: &Case) {
         assert!(matches!(outcome, Err(LeaseDbError::OutcomeUnknown(_))), "{what}: {outcome:?}");
         assert_eq!(proxy.commits_cut(), 1, "{what}");
         assert_eq!(all_rows(&database, case).await, *if is_sent { &after } else { &before }, "{what}: all or nothing");
+        forgotten(&database).await;
         let again = deed(world.db.clone()).await.unwrap_or_else(|_| "Err".to_owned());
         assert_eq!(again, if is_sent { case.again } else { case.answer }, "{what}, then again");
         if !is_sent || case.settled {
