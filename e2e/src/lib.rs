@@ -8,9 +8,11 @@
 
 pub mod bench;
 pub mod checker;
+pub mod cluster;
 pub mod dev;
 pub mod gbs;
 pub mod history;
+pub mod image;
 pub mod leasehold;
 pub mod pods;
 pub mod reference;

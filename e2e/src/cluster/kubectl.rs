@@ -1,0 +1,112 @@
+//! The command line of Kubernetes, as tests and this tool use it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::layout::Layout;
+use super::programs::KUBECTL;
+use crate::process::{run_ok, wait_until};
+
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// `kubectl` for one namespace of this workspace's cluster.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    kubeconfig: PathBuf,
+    namespace: String,
+}
+
+impl Kubectl {
+    /// For the namespace `default`, and for what is in none.
+    pub fn new(layout: &Layout) -> Self {
+        Self { kubeconfig: layout.kubeconfig(), namespace: "default".to_owned() }
+    }
+
+    /// The same for another namespace.
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        Self { kubeconfig: self.kubeconfig.clone(), namespace: namespace.to_owned() }
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// A command that has only to be told what to do.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(KUBECTL.path());
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(["--namespace", &self.namespace]);
+        // What it caches lies with the cluster, not in somebody's home.
+        command.env("KUBECACHEDIR", self.kubeconfig.with_file_name("kubectl-cache"));
+        command.args(arguments);
+        command
+    }
+
+    /// Runs a command and gives what it printed.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        run_ok(&mut self.command(arguments), TIMEOUT)
+    }
+
+    /// Makes these objects, given as YAML, what they are to be.
+    pub fn apply(&self, objects: &str) -> Result<String> {
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile().context("make a file for objects")?;
+        // They may be Secrets; the file is its owner's alone.
+        fs::write(file.path(), objects)?;
+        let path = file.path().display().to_string();
+        self.run(&["apply", "--filename", &path])
+    }
+
+    /// An object, or a list of them, as the API server knows it.
+    pub fn get(&self, what: &[&str]) -> Result<Value> {
+        let arguments = [&["get", "--output", "json"], what].concat();
+        Ok(serde_json::from_str(&self.run(&arguments)?)?)
+    }
+
+    /// Waits until `accept` says that an object is as it should be, and gives it.
+    pub fn wait(
+        &self,
+        what: &[&str],
+        wanted: &str,
+        within: Duration,
+        mut accept: impl FnMut(&Value) -> bool,
+    ) -> Result<Value> {
+        let mut last = Value::Null;
+        let outcome = wait_until(&format!("{} {wanted}", what.join("/")), within, || {
+            last = self.get(what)?;
+            Ok(accept(&last).then_some(()))
+        });
+        outcome.with_context(|| format!("{:#}", last["status"]))?;
+        Ok(last)
+    }
+
+    /// Waits until all pods of a Deployment are of its newest kind and ready.
+    pub fn wait_rolled_out(&self, deployment: &str, within: Duration) -> Result<()> {
+        let timeout = format!("--timeout={}s", within.as_secs());
+        let mut command = self.command(&["rollout", "status", &timeout, &format!("deployment/{deployment}")]);
+        run_ok(&mut command, within + TIMEOUT).map(drop)
+    }
+
+    /// The ends of the logs of all pods with a label and what happened to objects, for a failure message.
+    pub fn log_tails(&self, label: &str) -> String {
+        let logs = ["logs", "--selector", label, "--tail=60", "--prefix", "--all-containers", "--ignore-errors"];
+        let events = ["get", "events", "--sort-by=.lastTimestamp"];
+        let pods = ["get", "pods", "--output", "wide"];
+        let show = |arguments: &[&str]| self.run(arguments).unwrap_or_else(|error| format!("({error:#})"));
+        format!("{}\n{}\n{}", show(&pods), show(&events), show(&logs))
+    }
+}
+
+/// Whether an object has a condition of this type with the status `True`.
+pub fn has_condition(object: &Value, kind: &str) -> bool {
+    condition(object, kind).is_some_and(|condition| condition["status"] == "True")
+}
+
+/// An object's condition of this type.
+pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
+    object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
+}
