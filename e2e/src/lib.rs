@@ -16,6 +16,7 @@ pub mod image;
 pub mod leasehold;
 pub mod pods;
 pub mod reference;
+pub mod story;
 pub mod tahoe;
 pub mod venv;
 

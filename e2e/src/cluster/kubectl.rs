@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::layout::Layout;
 use super::programs::KUBECTL;
@@ -59,6 +59,11 @@ impl Kubectl {
         fs::write(file.path(), objects)?;
         let path = file.path().display().to_string();
         self.run(&["apply", "--filename", &path])
+    }
+
+    /// As [`Kubectl::apply`], for objects that are put together by a program.
+    pub fn apply_all(&self, objects: &[Value]) -> Result<String> {
+        self.apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())
     }
 
     /// An object, or a list of them, as the API server knows it.

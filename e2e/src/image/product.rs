@@ -40,9 +40,8 @@ pub fn reference(program: &str) -> String {
 /// same digests.
 pub fn build() -> Result<Vec<Packed>> {
     let folder = target_folder();
-    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     let mut build = cargo();
-    build.args(["build", "--release", "--target", &target, "--target-dir"]).arg(&folder);
+    build.args(["build", "--release", "--target", &target(), "--target-dir"]).arg(&folder);
     for product in &PRODUCTS {
         build.args(["--package", product.package]);
     }
@@ -57,17 +56,25 @@ pub fn build() -> Result<Vec<Packed>> {
     ];
     build.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
     execute(&mut build)?;
-    let programs = folder.join(target).join("release");
-    PRODUCTS.iter().map(|product| pack(product, &programs, &folder)).collect()
+    PRODUCTS.iter().map(|product| pack(product, &folder)).collect()
 }
 
-/// The images that were built last.
-pub fn target_folder() -> PathBuf {
+/// A program as it is in its image; it runs outside as well.
+pub fn program(name: &str) -> PathBuf {
+    target_folder().join(target()).join("release").join(name)
+}
+
+/// Static programs are built apart from others, and images lie beside them.
+fn target_folder() -> PathBuf {
     workspace_root().join("target").join("images")
 }
 
-fn pack(product: &Product, programs: &Path, folder: &Path) -> Result<Packed> {
-    let program = programs.join(product.program);
+fn target() -> String {
+    format!("{}-unknown-linux-gnu", env::consts::ARCH)
+}
+
+fn pack(product: &Product, folder: &Path) -> Result<Packed> {
+    let program = program(product.program);
     let mut image = Image::of_program(product.program, &reference(product.program), &program).with_network()?;
     let label = |name: &str, value: &str| (format!("org.opencontainers.image.{name}"), value.to_owned());
     image.labels.extend([
