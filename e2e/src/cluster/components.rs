@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::layout::{
-    API_PORT, BRIDGE, DNS_DOMAIN, DNS_PORT, DNS_SERVICE, Layout, METRICS_PORT, NODE, NODE_ADDRESS, POD_RANGE,
+    API_PORT, BRIDGE, DNS_DOMAIN, DNS_PORT, DNS_SERVICE, Layout, METRICS_PORT, NETWORK, NODE, NODE_ADDRESS, POD_RANGE,
     SERVICE_RANGE,
 };
 use super::programs::{
@@ -193,7 +193,7 @@ snapshotter = \"overlayfs\"
 
 fn pod_network(layout: &Layout) -> String {
     format!(
-        r#"{{"cniVersion": "0.4.0", "name": "leasehold-dev", "plugins": [{{
+        r#"{{"cniVersion": "0.4.0", "name": "{NETWORK}", "plugins": [{{
   "type": "bridge", "bridge": "{BRIDGE}", "isGateway": true, "ipMasq": true, "hairpinMode": true,
   "ipam": {{"type": "host-local", "dataDir": {:?}, "ranges": [[{{"subnet": "{POD_RANGE}"}}]],
             "routes": [{{"dst": "0.0.0.0/0"}}]}}}}]}}"#,
@@ -226,12 +226,13 @@ podCIDR: {POD_RANGE}
 evictionHard: {{nodefs.available: \"1%\", imagefs.available: \"1%\"}}
 imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
-shutdownGracePeriod: 0s
+podLogsDir: {:?}
 ",
         layout.containerd_socket().display(),
         layout.authority(),
         layout.certificate("kubelet"),
         layout.key("kubelet"),
+        layout.pod_logs(),
     );
     let path = layout.write("kubelet.yaml", &config)?;
     let options: &[(&str, &dyn AsOption)] = &[

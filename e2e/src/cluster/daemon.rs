@@ -34,9 +34,8 @@ impl<'a> Daemon<'a> {
             return Ok(());
         }
         let log = File::options().create(true).append(true).open(self.log())?;
-        // In a group of its own: Ctrl-C is for the command that starts it.
+        // In a group of its own: Ctrl-C is for the command that starts it. Nobody waits for it here: it lives on.
         command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        #[expect(clippy::zombie_processes, reason = "it outlives this process, and whoever adopts it waits for it")]
         let child = command.current_dir("/").spawn().with_context(|| format!("start {}", self.name))?;
         let began = start_time(child.id()).with_context(|| format!("{} ended at once\n{}", self.name, self.log_tail()));
         fs::write(self.pid_file(), format!("{} {}", child.id(), began?)).context("write a process id down")

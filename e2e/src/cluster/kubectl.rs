@@ -18,29 +18,30 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 #[derive(Clone, Debug)]
 pub struct Kubectl {
     kubeconfig: PathBuf,
-    namespace: String,
+    namespace: Option<String>,
 }
 
 impl Kubectl {
-    /// For the namespace `default`, and for what is in none.
+    /// For objects that say in which namespace they are, and for those that are in none.
     pub fn new(layout: &Layout) -> Self {
-        Self { kubeconfig: layout.kubeconfig(), namespace: "default".to_owned() }
+        Self { kubeconfig: layout.kubeconfig(), namespace: None }
     }
 
     /// The same for another namespace.
     pub fn in_namespace(&self, namespace: &str) -> Self {
-        Self { kubeconfig: self.kubeconfig.clone(), namespace: namespace.to_owned() }
+        Self { kubeconfig: self.kubeconfig.clone(), namespace: Some(namespace.to_owned()) }
     }
 
     /// The namespace.
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        self.namespace.as_deref().unwrap_or("default")
     }
 
     /// A command that has only to be told what to do.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(KUBECTL.path());
-        command.arg("--kubeconfig").arg(&self.kubeconfig).args(["--namespace", &self.namespace]);
+        command.arg("--kubeconfig").arg(&self.kubeconfig);
+        command.args(self.namespace.iter().flat_map(|namespace| ["--namespace", namespace.as_str()]));
         // What it caches lies with the cluster, not in somebody's home.
         command.env("KUBECACHEDIR", self.kubeconfig.with_file_name("kubectl-cache"));
         command.args(arguments);

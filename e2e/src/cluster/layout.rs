@@ -24,6 +24,8 @@ pub const DNS_DOMAIN: &str = "cluster.local";
 pub const POD_RANGE: &str = "10.244.0.0/24";
 /// The network device between this machine and its pods.
 pub const BRIDGE: &str = "leasehold0";
+/// The name of the network of pods.
+pub const NETWORK: &str = "leasehold-dev";
 /// Where the API server listens.
 pub const API_PORT: u16 = 6443;
 /// Where the name server listens, on the node's address.
@@ -97,6 +99,11 @@ impl Layout {
     /// The folder with logs.
     pub fn logs(&self) -> PathBuf {
         self.root.join("logs")
+    }
+
+    /// The folder with the logs of pods.
+    pub fn pod_logs(&self) -> PathBuf {
+        self.logs().join("pods")
     }
 
     /// What containerd reads about the network of pods.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::layout::{BRIDGE, Layout, NODE_ADDRESS};
+use super::layout::{BRIDGE, Layout, NETWORK, NODE_ADDRESS};
 use super::programs::debian;
 use crate::process::{descendants, run_ok, wait_until};
 
@@ -65,6 +65,7 @@ pub fn prepare(layout: &Layout) -> Result<()> {
 /// Undoes everything, when all components have ended. Fails with what is left.
 pub fn restore(layout: &Layout) -> Result<()> {
     end_containers(layout)?;
+    remove_traces(layout)?;
     unmount(layout)?;
     let links = ip(&["-oneline", "link", "show"])?;
     if links.contains(&format!(" {BRIDGE}:")) {
@@ -164,6 +165,44 @@ fn remove_chains(family: &str) -> Result<()> {
     let status = restore.wait()?;
     ensure!(status.success(), "{family}-restore ended with {status}");
     Ok(())
+}
+
+/// Removes what was written outside the cluster's folder: notes about pods' addresses, links to pods' logs, and the
+/// sockets of the processes that stood between containerd and its containers.
+fn remove_traces(layout: &Layout) -> Result<()> {
+    let pods = files(&layout.file("containerd-state").join("io.containerd.runtime.v2.task").join("k8s.io"))?;
+    for pod in &pods {
+        let address = fs::read_to_string(pod.join("address")).unwrap_or_default();
+        if let Some(socket) = address.trim().strip_prefix("unix://") {
+            // It may be gone with its process.
+            let _ = fs::remove_file(socket);
+        }
+    }
+    let prefix = format!("{NETWORK}-");
+    let notes = files(Path::new("/var/lib/cni/results"))?;
+    let own: Vec<String> = notes.iter().filter_map(|note| name(note).strip_prefix(&prefix).map(pod_in)).collect();
+    let is_note = |path: &Path| own.iter().any(|pod| name(path).contains(pod.as_str()));
+    let is_link = |path: &Path| fs::read_link(path).is_ok_and(|target| target.starts_with(layout.pod_logs()));
+    let links = files(Path::new("/var/log/containers"))?;
+    for path in notes.iter().filter(|path| is_note(path)).chain(links.iter().filter(|path| is_link(path))) {
+        fs::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// What is in a folder; nothing if there is none.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    Ok(entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?)
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+/// The pod in `POD-DEVICE`.
+fn pod_in(name: &str) -> String {
+    name.split('-').next().unwrap_or_default().to_owned()
 }
 
 /// Removes the control groups of pods, which are empty once their processes have ended.

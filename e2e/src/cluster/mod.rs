@@ -151,9 +151,8 @@ impl Cluster {
         self.start("etcd", components::etcd(&self.layout))?;
         self.start("kube-apiserver", components::api_server(&self.layout)?)?;
         let kubectl = self.kubectl();
-        self.daemon("kube-apiserver").wait("the API server is ready", START_TIMEOUT, || {
-            kubectl.run(&["get", "--raw", "/readyz"]).map(drop)
-        })?;
+        self.daemon("kube-apiserver")
+            .wait("the API server is ready", START_TIMEOUT, || kubectl.run(&["get", "--raw", "/readyz"]).map(drop))?;
         self.start("kube-controller-manager", components::controller_manager(&self.layout))?;
         self.start("kube-scheduler", components::scheduler(&self.layout))
     }
@@ -164,7 +163,10 @@ impl Cluster {
         self.daemon("containerd").wait("containerd runs pods", START_TIMEOUT, || {
             let plugins = run_ok(&mut self.containerd(&["plugins", "list"]), COMMAND_TIMEOUT)?;
             let cri = plugins.lines().find(|line| line.contains("grpc.v1") && line.contains(" cri "));
-            ensure!(cri.is_some_and(|line| line.trim_end().ends_with("ok")), "its service for the kubelet is not ready");
+            ensure!(
+                cri.is_some_and(|line| line.trim_end().ends_with("ok")),
+                "its service for the kubelet is not ready"
+            );
             Ok(())
         })?;
         let pause = Image::of_program("pause", components::PAUSE_IMAGE, &PAUSE.path());

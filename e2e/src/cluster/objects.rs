@@ -4,7 +4,8 @@ use super::layout::{DNS_DOMAIN, DNS_PORT, DNS_SERVICE, METRICS_PORT, NODE_ADDRES
 
 /// The name server and the metrics server, behind services without pods.
 pub fn beside() -> String {
-    let dns = service("kube-dns", &format!("clusterIP: {DNS_SERVICE}, "), &[("dns", 53, "UDP"), ("dns-tcp", 53, "TCP")]);
+    let dns =
+        service("kube-dns", &format!("clusterIP: {DNS_SERVICE}, "), &[("dns", 53, "UDP"), ("dns-tcp", 53, "TCP")]);
     let dns_ports = [("dns", DNS_PORT, "UDP"), ("dns-tcp", DNS_PORT, "TCP")];
     let metrics = service("metrics-server", "", &[("https", 443, "TCP")]);
     [
@@ -75,8 +76,7 @@ endpoints: [{{addresses: [\"{NODE_ADDRESS}\"], conditions: {{ready: true}}}}]
 }
 
 fn list(ports: &[(&str, u16, &str)]) -> String {
-    let port = |(name, port, protocol): &(&str, u16, &str)| {
-        format!("{{name: {name}, port: {port}, protocol: {protocol}}}")
-    };
+    let port =
+        |(name, port, protocol): &(&str, u16, &str)| format!("{{name: {name}, port: {port}, protocol: {protocol}}}");
     ports.iter().map(port).collect::<Vec<_>>().join(", ")
 }

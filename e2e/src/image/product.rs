@@ -25,11 +25,8 @@ struct Product {
     title: &'static str,
 }
 
-const PRODUCTS: [Product; 1] = [Product {
-    program: "leasehold",
-    package: "leasehold-server",
-    title: "Storage for Tahoe-LAFS with accounts",
-}];
+const PRODUCTS: [Product; 1] =
+    [Product { program: "leasehold", package: "leasehold-server", title: "Storage for Tahoe-LAFS with accounts" }];
 
 /// What a program's image is called.
 pub fn reference(program: &str) -> String {
