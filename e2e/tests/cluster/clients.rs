@@ -28,7 +28,7 @@ pub fn under_load(client: &Client, seed: u64, change: impl FnOnce() -> Result<()
             scope.spawn(move || {
                 let outcome = work.go_on(client, seed, directory, files, is_over, rounds);
                 // Nobody waits for the change when it has failed already.
-                is_over.store(outcome.is_err(), Ordering::SeqCst);
+                is_over.fetch_or(outcome.is_err(), Ordering::SeqCst);
                 outcome.with_context(|| format!("{work:?}"))
             })
         });

@@ -80,10 +80,11 @@ pub fn store_host() -> String {
     objects::name_of(SERVICES, "minio")
 }
 
-/// A node port that no other story of this run has.
+/// A node port that no other story of this run has, nor one of a run whose namespaces are still going.
 pub fn node_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(30_100);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let own = u16::try_from(std::process::id() % 200).expect("below 200");
+    30_000 + 10 * own + NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// The managed services of this run, with names in the cluster; they end with the process.
