@@ -112,7 +112,7 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
         metrics: metrics.clone(),
     };
     let admin_listener = Listener {
-        handler: Arc::new(Admin::new(metrics.clone(), ready.clone())),
+        handler: Arc::new(Admin::new(store.clone(), config.server.nickname.clone(), metrics.clone(), ready.clone())),
         tls: None,
         deadlines,
         connections_max: ADMIN_CONNECTIONS_MAX,

@@ -152,11 +152,22 @@ pub struct Jobs {
     /// How often a serving process collects: ends overdue uploads, deletes due garbage, merges pieces. 0 leaves that to
     /// `leasehold collect`. Any number of processes may do it.
     pub collect_interval_seconds: u64,
+    /// How often leases that have ended are removed, where `[expire]` says so. 0, here and below: only by the command.
+    pub expire_interval_seconds: u64,
+    /// How often rows are compared with the backend.
+    pub reconcile_interval_seconds: u64,
+    /// How often what accounts use is counted again.
+    pub audit_interval_seconds: u64,
 }
 
 impl Default for Jobs {
     fn default() -> Self {
-        Self { collect_interval_seconds: 30 }
+        Self {
+            collect_interval_seconds: 30,
+            expire_interval_seconds: 3600,
+            reconcile_interval_seconds: 86_400,
+            audit_interval_seconds: 86_400,
+        }
     }
 }
 

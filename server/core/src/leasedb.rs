@@ -7,6 +7,7 @@
 use std::future::Future;
 
 use crate::account::{Account, AccountState, Usage};
+use crate::backup::{Export, Import, ImportOutcome, Pages};
 use crate::beat::BeatName;
 use crate::bucket::{Chunk, Upload};
 use crate::chunk::{ObjectName, StoreObject};
@@ -52,7 +53,7 @@ pub struct SlotToken(pub [u8; 16]);
 
 /// Counts the histories of a lease database: each restore, and each loss of commits that was noticed, begins another
 /// one. What was read in one history commits nothing in the next (`review.md` B2, C3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
 /// What may be done with what is stored.
@@ -73,6 +74,8 @@ pub struct Deployment {
     pub epoch: Epoch,
     /// Whether anything may be deleted.
     pub mode: Mode,
+    /// When the newest complete backup began; `None`: there never was one.
+    pub backed_up_until: Option<Timestamp>,
 }
 
 /// A tick of the deployment's heart (`review.md` B1).
@@ -436,6 +439,22 @@ pub trait LeaseDb: Send + Sync + 'static {
     /// All leases on a storage index, by share and account.
     fn list_leases(&self, storage_index: StorageIndex) -> impl Future<Output = Result<Vec<LeaseRow>>> + Send;
 
+    /// Lets the account's leases on these shares last until these times at least, as leases of another server did that the
+    /// shares came from.
+    fn prolong_leases(
+        &self,
+        storage_index: StorageIndex,
+        account: AccountId,
+        ends: Vec<(ShareNumber, Timestamp)>,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// Storage indexes that have shares, ascending, behind `after`.
+    fn list_storage_indexes(
+        &self,
+        after: Option<StorageIndex>,
+        max: u32,
+    ) -> impl Future<Output = Result<Vec<StorageIndex>>> + Send;
+
     /// A slot with its shares in one snapshot.
     fn read_slot(&self, storage_index: StorageIndex) -> impl Future<Output = Result<SlotSnapshot>> + Send;
 
@@ -445,8 +464,8 @@ pub trait LeaseDb: Send + Sync + 'static {
     /// Makes objects garbage that were stored for nothing, save those that a row names (`review.md` A3).
     fn discard_objects(&self, objects: Vec<ObjectName>) -> impl Future<Output = Result<()>> + Send;
 
-    /// Claims garbage that is due; the claim lapses after `claim_seconds`. Nothing unless the database is in normal
-    /// mode and of this epoch.
+    /// Claims garbage that is due and that no backup may name; the claim lapses after `claim_seconds`. Nothing unless
+    /// the database is in normal mode and of this epoch.
     fn claim_garbage(
         &self,
         epoch: Epoch,
@@ -489,6 +508,18 @@ pub trait LeaseDb: Send + Sync + 'static {
 
     /// Lets the run after a braked one pass the brakes, once.
     fn permit_run(&self, run: RunId) -> impl Future<Output = Result<PermitOutcome>> + Send;
+
+    /// Everything there is, at one instant.
+    fn export(&self) -> impl Future<Output = Result<Export>> + Send;
+
+    /// Makes an empty lease database what an export was, but for uploads; all of it or nothing.
+    fn import(&self, import: Import, pages: Pages) -> impl Future<Output = Result<ImportOutcome>> + Send;
+
+    /// Whether there is nothing in it: no account that somebody made, no share, no upload, no garbage, no beat.
+    fn is_empty(&self) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Notes that all that was committed before this moment, in this epoch, is in a complete backup (`review.md` C2).
+    fn note_backup(&self, epoch: Epoch, until: Timestamp) -> impl Future<Output = Result<()>> + Send;
 
     /// Keeps a corruption report, unless the share has enough open ones.
     fn advise(&self, advisory: Advisory) -> impl Future<Output = Result<()>> + Send;

@@ -6,6 +6,7 @@
 
 mod any;
 mod columns;
+mod export;
 mod plan;
 pub mod postgres;
 pub mod sqlite;

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and what each command does with the parts.
 
 mod account;
+mod classic;
 mod collect;
 mod serve;
 mod share;
@@ -15,6 +16,7 @@ use leasehold_leasedb::AnyLeaseDb;
 use prometheus_client::registry::Registry;
 
 use self::account::AccountCommand;
+use self::classic::{ExportArgs, ImportArgs};
 use self::serve::ServeArgs;
 use self::share::ShareCommand;
 use crate::datadir::DataDir;
@@ -62,6 +64,17 @@ enum Command {
     ///
     /// Any number of these may run at once, beside any number of servers.
     Collect(Common),
+    /// Copy the shares of a Tahoe-LAFS node into this server
+    ///
+    /// For a storage folder that is elsewhere. (A folder that becomes the data directory itself needs no import: its shares
+    /// are served where they are.) The node must not run. What is there already is left as it is, so an import that broke off is
+    /// simply repeated.
+    Import(ImportArgs),
+    /// Write all shares as a folder that a Tahoe-LAFS node can serve
+    ///
+    /// Everything can be read there. Mutable files can be written there only as long as nobody has written to them here:
+    /// for a container needs the write enabler itself, and servers keep its hash only.
+    Export(ExportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +124,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(common) => upkeep::run_check(&common).await,
         Command::Migrate(common) => upkeep::run_migrate(&common).await,
         Command::Collect(common) => collect::run(&common).await,
+        Command::Import(args) => classic::run_import(args).await,
+        Command::Export(args) => classic::run_export(args).await,
     }
 }
 

@@ -1,3 +1,7 @@
 //! Long work beside requests: loops, progress and schedules. What is done to shares and leases, core decides.
 
+pub mod export;
+pub mod import;
 pub mod progress;
+pub mod schedule;
+pub mod tree;

@@ -24,6 +24,7 @@ mod places;
 mod s3;
 mod s3_bucket;
 mod s3_faults;
+mod status;
 mod store;
 mod support;
 mod watched;

@@ -143,7 +143,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             let page = self.backend.list(&prefix, after.as_deref(), LIST_AT_ONCE).await?;
             for listed in &page.objects {
                 let name = listed.name.parse::<ObjectName>().ok();
-                let ours = name.filter(|name| name.share == share && name.object.group() == upload);
+                let ours = name.filter(|name| name.share == share && name.object.group() == Some(upload));
                 objects.extend(ours.map(|name| (name.object, listed.length_bytes)));
             }
             after = page.next;
@@ -192,18 +192,19 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         let Scattered { row, now, .. } = scattered;
         let old = row.locator.objects();
         let count = row.size_bytes.div_ceil(self.options.merged_max_bytes);
-        let Some(first) = old.first().filter(|_| count < old.len() as u64) else { return Vec::new() };
-        let account = first.account();
+        let first = old.first().filter(|_| count < old.len() as u64);
+        let group = first.and_then(|first| first.group().zip(first.account()));
+        let Some((upload, account)) = group else { return Vec::new() };
         let mut extents = Vec::new();
         let mut at = 0;
         while at < row.size_bytes {
             let range = at..row.size_bytes.min(at + self.options.merged_max_bytes);
             let put = self.entropy.object_id(*now);
             let object = if range == (0..row.size_bytes) {
-                StoreObject::Whole { upload: first.group(), account, put }
+                StoreObject::Whole { upload, account, put }
             } else {
                 let size_bytes = row.size_bytes;
-                StoreObject::Piece(Piece { group: first.group(), account, size_bytes, offset: at, chunk: put })
+                StoreObject::Piece(Piece { group: upload, account, size_bytes, offset: at, chunk: put })
             };
             at = range.end;
             extents.push(Extent { range, object });

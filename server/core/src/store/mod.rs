@@ -6,9 +6,12 @@
 //! either named by a row or garbage. A process that dies in the middle leaves objects that no row names, nothing else.
 
 mod body;
+mod classic;
 mod collect;
+mod export;
 mod heart;
 mod immutable;
+mod import;
 mod mutable;
 mod read;
 mod rows;
@@ -19,8 +22,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 pub use body::Payload;
 pub use collect::Collected;
+pub use export::Outgoing;
 pub use heart::Claim;
 pub use immutable::{Allocated, Written};
+pub use import::{Imported, Incoming, Refusal};
 pub use mutable::ReadTestWriteOutcome;
 pub use read::ShareSlice;
 

@@ -20,6 +20,7 @@ use futures_util::stream::{self, StreamExt};
 
 use crate::account::{Account, Usage};
 use crate::backend::{Backend, BackendError, ByteStream, ListPage};
+use crate::backup::{Export, Import, ImportOutcome, Pages};
 use crate::bucket::Upload;
 use crate::chunk::{ObjectKey, ObjectName, StoreObject};
 use crate::clock::Timestamp;
@@ -379,6 +380,8 @@ pass_on! {
     fn find_share(share: ShareId) -> Option<ShareRow>;
     fn renew_leases(storage_index: StorageIndex, account: AccountId) -> RenewOutcome;
     fn list_leases(storage_index: StorageIndex) -> Vec<LeaseRow>;
+    fn prolong_leases(storage_index: StorageIndex, account: AccountId, ends: Vec<(ShareNumber, Timestamp)>) -> ();
+    fn list_storage_indexes(after: Option<StorageIndex>, max: u32) -> Vec<StorageIndex>;
     fn read_slot(storage_index: StorageIndex) -> SlotSnapshot;
     fn commit_slot(request: CommitSlot) -> CommitOutcome;
     fn discard_objects(objects: Vec<ObjectName>) -> ();
@@ -394,6 +397,10 @@ pass_on! {
     fn finish_run(end: FinishRun) -> bool;
     fn list_runs(kind: Option<RunKind>, max: u32) -> Vec<Run>;
     fn permit_run(run: RunId) -> PermitOutcome;
+    fn export() -> Export;
+    fn import(import: Import, pages: Pages) -> ImportOutcome;
+    fn is_empty() -> bool;
+    fn note_backup(epoch: Epoch, until: Timestamp) -> ();
     fn advise(advisory: Advisory) -> ();
     fn find_credential(hash: SecretHash) -> Option<Credential>;
     fn note_use(uses: Vec<(SecretHash, Timestamp)>) -> ();

@@ -93,6 +93,7 @@ pub(crate) enum Write {
     Garbage {
         share: ShareId,
         reason: GarbageReason,
+        created_at: Timestamp,
         not_before: Timestamp,
         objects: Vec<ObjectName>,
     },
@@ -148,9 +149,10 @@ pub(crate) fn counted(row: &ShareRow) -> u64 {
     }
 }
 
-/// Refuses an id that is too old to be put into a row: its writer may have slept (`design.md` 3.5).
-pub(crate) fn check_fence(id: ObjectId, now: Timestamp) -> Result<()> {
-    if id.made_at().seconds() > now.seconds() - NAME_FENCE_SECONDS {
+/// Refuses an object that is too old to be put into a row: its writer may have slept (`design.md` 3.5). A container is
+/// never written, so it has no age.
+pub(crate) fn check_fence(object: &StoreObject, now: Timestamp) -> Result<()> {
+    if object.made_at().is_some_and(|made_at| made_at.seconds() > now.seconds() - NAME_FENCE_SECONDS) {
         return Ok(());
     }
     Err(LeaseDbError::Invalid("an object was stored too long ago to be named now".to_owned()))
@@ -189,7 +191,7 @@ impl Draft {
 
     fn add_garbage(&mut self, share: ShareId, reason: GarbageReason, seconds: i64, objects: Vec<ObjectName>) {
         let not_before = self.after(seconds);
-        self.push(Write::Garbage { share, reason, not_before, objects });
+        self.push(Write::Garbage { share, reason, created_at: self.now, not_before, objects });
     }
 
     /// Renews the caller's lease on a stable share, or adds one if it fits; the caller's usage is kept up to date.
@@ -237,6 +239,19 @@ pub(crate) fn renew(mut view: View, storage_index: StorageIndex) -> Result<(Rene
         }
     }
     Ok((outcome, draft.into_writes()))
+}
+
+/// Lets the caller's leases last until `ends` at least.
+pub(crate) fn prolong(view: &View, storage_index: StorageIndex, ends: &[(ShareNumber, Timestamp)]) -> Vec<Write> {
+    let mut draft = Draft::new(storage_index, view.now);
+    for (number, end) in ends {
+        let held = view.shares.iter().find(|held| held.row.number == *number);
+        if let Some(lease) = held.and_then(|held| held.lease).filter(|lease| lease.expires_at < *end) {
+            let share = draft.share(*number);
+            draft.push(Write::Lease(share, view.caller.account.id, Lease { expires_at: *end, ..lease }));
+        }
+    }
+    draft.into_writes()
 }
 
 /// The answer to a renewal that needs no write: there is no share, or every lease holds long enough.
@@ -291,7 +306,7 @@ pub(crate) fn relocate(
         return Ok((false, draft.into_writes()));
     };
     for object in request.to.objects() {
-        check_fence(object.put_id(), now)?;
+        check_fence(&object, now)?;
     }
     draft.push(Write::UpdateShare(share, row.size_bytes, request.to.clone()));
     let old = object_names(share, request.from.objects());

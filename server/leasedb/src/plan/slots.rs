@@ -43,7 +43,7 @@ pub(crate) fn commit(mut slot: SlotView, request: &CommitSlot) -> Result<(Commit
         return nothing(CommitOutcome::Conflict);
     }
     for object in &request.fresh {
-        check_fence(object.put_id(), slot.view.now)?;
+        check_fence(object, slot.view.now)?;
     }
     if exceeds_quota(&slot, request) {
         return nothing(CommitOutcome::OverQuota);

@@ -106,7 +106,7 @@ pub(crate) fn record(
         fresh.retain(|chunk| !garbage.contains(&ObjectName::new(request.share, chunk.object)));
     } else {
         for chunk in &fresh {
-            check_fence(chunk.object.put_id(), view.now)?;
+            check_fence(&chunk.object, view.now)?;
         }
     }
     let more: u64 = fresh.iter().map(|chunk| chunk.range.end - chunk.range.start).sum();

@@ -101,10 +101,10 @@ sql!(
 );
 sql!(
     ADD_GARBAGE,
-    [UUID, INT2, INT2, INT8, TEXT],
+    [UUID, INT2, INT2, INT8, INT8, TEXT],
     "-- add_garbage
-    INSERT INTO garbage (si, shnum, reason, not_before, objects)
-    VALUES ($1, $2, $3, $4, $5)"
+    INSERT INTO garbage (si, shnum, reason, created_at, not_before, objects)
+    VALUES ($1, $2, $3, $4, $5, $6)"
 );
 sql!(
     SCATTERED,
@@ -132,7 +132,7 @@ pub(super) fn shnum(share: ShareId) -> i16 {
 }
 
 /// The row of an account's counters that a storage index falls on.
-fn stripe(index: StorageIndex) -> i16 {
+pub(super) fn stripe(index: StorageIndex) -> i16 {
     i16::from(index.as_bytes()[15] & 7)
 }
 
@@ -198,10 +198,11 @@ fn call_of(write: Write) -> Result<Call> {
             change.leased_shares,
             change.reserved_bytes,
         ),
-        Write::Garbage { share, reason, not_before, objects } => {
+        Write::Garbage { share, reason, created_at, not_before, objects } => {
             let (index, number) = (si(share.storage_index), shnum(share));
             let names = names_to_text(&objects);
-            call!(ADD_GARBAGE, index, number, reason_number(reason), not_before.seconds(), names)
+            let times = (created_at.seconds(), not_before.seconds());
+            call!(ADD_GARBAGE, index, number, reason_number(reason), times.0, times.1, names)
         }
         Write::Scattered(share, due) => call!(SCATTERED, si(share.storage_index), shnum(share), due.seconds()),
         Write::Merged(share) => keyed(&MERGED, share),

@@ -1,6 +1,7 @@
 //! The database as a whole: what it is, whether it may be used, and its heartbeat.
 
 use leasehold_core::beat::{BEATS_KEPT, Heart};
+use leasehold_core::clock::Timestamp;
 use leasehold_core::id::ObjectId;
 use leasehold_core::leasedb::{Deployment, Epoch, LeaseDbError, Result, Tick, TickOutcome};
 
@@ -17,7 +18,7 @@ sql!(
     DEPLOYMENT,
     [],
     "-- deployment
-    SELECT deployment_id, epoch, mode
+    SELECT deployment_id, epoch, mode, backed_up_until
     FROM deployment"
 );
 sql!(
@@ -125,6 +126,7 @@ impl PgLeaseDb {
             id: ObjectId::new(get::<Uuid>(row, 0, "deployment")?.0),
             epoch: Epoch(unsigned(get(row, 1, "deployment")?)),
             mode: mode_of(get(row, 2, "deployment")?),
+            backed_up_until: get::<Option<i64>>(row, 3, "deployment")?.map(Timestamp::from_seconds),
         })
     }
 

@@ -38,7 +38,11 @@ pub struct Migrated {
 const RIGHTS: [(&str, [&str; 3]); 15] = [
     (
         "deployment",
-        ["SELECT, UPDATE (epoch, mode)", "SELECT, UPDATE (accounts_version)", "SELECT, UPDATE (epoch, mode)"],
+        [
+            "SELECT, UPDATE (epoch, mode, backed_up_until)",
+            "SELECT, UPDATE (accounts_version)",
+            "SELECT, UPDATE (epoch, mode, backed_up_until)",
+        ],
     ),
     ("beats", ["SELECT, UPDATE", "SELECT", "SELECT, UPDATE"]),
     ("losses", ["SELECT, INSERT", "SELECT", "SELECT, INSERT"]),

@@ -8,6 +8,7 @@
 
 mod accounts;
 mod apply;
+mod backup;
 mod connect;
 mod deployment;
 mod garbage;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use leasehold_core::account::{Account, Usage};
+use leasehold_core::backup::{Export, Import, ImportOutcome, Pages};
 use leasehold_core::bucket::Upload;
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::{Clock, Timestamp};
@@ -38,12 +40,12 @@ use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, R
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
 
-pub use connect::{PgOptions, Tls};
+pub use connect::{Authorities, PgOptions, Tls};
 pub use metrics::PgMetrics;
 pub use migrate::{Migrated, Roles, migrate};
 
 /// The schema version that this program wants.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 6;
 
 /// The lease database on PostgreSQL. Clones share connections.
 #[derive(Clone)]
@@ -172,6 +174,19 @@ impl LeaseDb for PgLeaseDb {
         self.read_leases(storage_index).await
     }
 
+    async fn prolong_leases(
+        &self,
+        storage_index: StorageIndex,
+        account: AccountId,
+        ends: Vec<(ShareNumber, Timestamp)>,
+    ) -> Result<()> {
+        self.change_prolong(storage_index, account, ends).await
+    }
+
+    async fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
+        self.read_storage_indexes(after, max).await
+    }
+
     async fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
         self.read_slot_snapshot(storage_index).await
     }
@@ -230,6 +245,22 @@ impl LeaseDb for PgLeaseDb {
 
     async fn permit_run(&self, run: RunId) -> Result<PermitOutcome> {
         self.change_permit_run(run).await
+    }
+
+    async fn export(&self) -> Result<Export> {
+        self.read_everything().await
+    }
+
+    async fn import(&self, import: Import, pages: Pages) -> Result<ImportOutcome> {
+        self.become_restored(import, pages).await
+    }
+
+    async fn is_empty(&self) -> Result<bool> {
+        self.read_is_empty().await
+    }
+
+    async fn note_backup(&self, epoch: Epoch, until: Timestamp) -> Result<()> {
+        self.change_note_backup(epoch, until).await
     }
 
     async fn advise(&self, advisory: Advisory) -> Result<()> {

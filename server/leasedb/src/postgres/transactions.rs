@@ -23,8 +23,8 @@ use crate::plan::{self, Held, View, Write, slots::SlotView, uploads::Recording};
 
 use load::{
     ADVISE, CALLER, CHUNKS, FIND_SHARE, FIND_UPLOAD, GARBAGE_NAMES, HELD_SHARES, HOLDERS, LIST_LEASES, LIST_NUMBERS,
-    LIST_SHARES, LOCK_USAGE, LOCK_USAGE_OF_SLOT, NOW, READ_SLOT, RENEWAL, RESERVED_BY_ALL, SLOT, UPLOADER,
-    UPLOADER_SHARES, UPLOADS,
+    LIST_SHARES, LIST_STORAGE_INDEXES, LOCK_USAGE, LOCK_USAGE_OF_SLOT, NOW, READ_SLOT, RENEWAL, RESERVED_BY_ALL, SLOT,
+    UPLOADER, UPLOADER_SHARES, UPLOADS,
 };
 
 /// How many open reports one share may have.
@@ -143,6 +143,19 @@ async fn renew(tx: &mut Tx<'_>, (index, account): (StorageIndex, AccountId)) -> 
     decided(plan::renew(view, index)?)
 }
 
+struct Prolong {
+    storage_index: StorageIndex,
+    account: AccountId,
+    ends: Vec<(ShareNumber, Timestamp)>,
+}
+
+async fn prolong(tx: &mut Tx<'_>, request: &Prolong) -> Decided<()> {
+    let (index, account) = (request.storage_index, number(request.account));
+    let [first, shares] = tx.read([call!(CALLER, account), call!(HELD_SHARES, si(index), account)]).await?;
+    let view = load::view(tx.db(), &first, &[], &shares, request.account)?;
+    decided(((), plan::prolong(&view, index, &request.ends)))
+}
+
 async fn commit_slot(tx: &mut Tx<'_>, request: &CommitSlot) -> Decided<CommitOutcome> {
     let (index, account) = (si(request.storage_index), number(request.account));
     let reads = [
@@ -257,6 +270,26 @@ impl PgLeaseDb {
             })
         };
         rows.iter().map(lease).collect()
+    }
+
+    pub(super) async fn change_prolong(
+        &self,
+        storage_index: StorageIndex,
+        account: AccountId,
+        ends: Vec<(ShareNumber, Timestamp)>,
+    ) -> Result<()> {
+        let request = Prolong { storage_index, account, ends };
+        self.change("prolong_leases", Some(storage_index), &request, |tx, request| Box::pin(prolong(tx, request))).await
+    }
+
+    pub(super) async fn read_storage_indexes(
+        &self,
+        after: Option<StorageIndex>,
+        max: u32,
+    ) -> Result<Vec<StorageIndex>> {
+        let call = call!(LIST_STORAGE_INDEXES, after.map(si), i64::from(max));
+        let rows = self.query("list_storage_indexes", call).await?;
+        rows.iter().map(|row| load::storage_index(row, 0)).collect()
     }
 
     pub(super) async fn read_slot_snapshot(&self, index: StorageIndex) -> Result<SlotSnapshot> {

@@ -88,13 +88,14 @@ impl Tx<'_> {
                 let params = (account.get(), change.leased_bytes, change.leased_shares, change.reserved_bytes);
                 self.execute(sql, params).map(drop)
             }
-            Write::Garbage { share, reason, not_before, objects } => {
+            Write::Garbage { share, reason, created_at, not_before, objects } => {
                 let sql = "-- add_garbage
-                    INSERT INTO garbage (si, shnum, reason, not_before, objects)
-                    VALUES (?1, ?2, ?3, ?4, ?5)";
+                    INSERT INTO garbage (si, shnum, reason, created_at, not_before, objects)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
                 let key = (share.storage_index.as_bytes(), share.number.get());
                 let names = names_to_text(&objects);
-                self.execute(sql, (key.0, key.1, reason_number(reason), not_before.seconds(), names)).map(drop)
+                let times = (created_at.seconds(), not_before.seconds());
+                self.execute(sql, (key.0, key.1, reason_number(reason), times.0, times.1, names)).map(drop)
             }
             Write::Scattered(share, due) => {
                 let sql = "-- scattered

@@ -1,6 +1,7 @@
 //! The database as a whole, and its heartbeat.
 
 use leasehold_core::beat::Heart;
+use leasehold_core::clock::Timestamp;
 use leasehold_core::id::ObjectId;
 use leasehold_core::leasedb::{Deployment, Epoch, Result, Tick, TickOutcome};
 
@@ -11,11 +12,12 @@ use crate::plan::integer;
 impl Tx<'_> {
     pub(super) fn deployment(&self) -> Result<Deployment> {
         let sql = "-- deployment
-            SELECT deployment_id, epoch, mode
+            SELECT deployment_id, epoch, mode, backed_up_until
             FROM deployment";
         let rows = self.query(sql, [], |row| {
             let (id, epoch, mode) = (ObjectId::new(row.get(0)?), row.get(1)?, row.get(2)?);
-            Ok(Deployment { id, epoch: Epoch(unsigned(epoch)), mode: mode_of(mode) })
+            let backed_up_until = row.get::<_, Option<i64>>(3)?.map(Timestamp::from_seconds);
+            Ok(Deployment { id, epoch: Epoch(unsigned(epoch)), mode: mode_of(mode), backed_up_until })
         })?;
         rows.into_iter().next().ok_or_else(|| damaged("deployment"))
     }

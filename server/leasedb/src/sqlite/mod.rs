@@ -7,6 +7,7 @@
 
 mod accounts;
 mod apply;
+mod backup;
 mod deployment;
 mod garbage;
 mod rows;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use leasehold_core::account::{Account, Usage};
+use leasehold_core::backup::{Export, Import, ImportOutcome, Pages};
 use leasehold_core::bucket::Upload;
 use leasehold_core::chunk::ObjectName;
 use leasehold_core::chunk::StoreObject;
@@ -66,6 +68,7 @@ pub struct SqliteLeaseDb {
     writer: Sender<Write>,
     readers: Sender<Read>,
     clock: Arc<dyn Clock>,
+    file: Arc<backup::File>,
 }
 
 impl std::fmt::Debug for SqliteLeaseDb {
@@ -96,7 +99,8 @@ impl SqliteLeaseDb {
             let (reads, clock) = (reads.clone(), clock.clone());
             spawn("leasedb-read", move || read_loop(&connection, &reads, &*clock, terms))?;
         }
-        Ok(Self { writer, readers, clock })
+        let file = Arc::new(backup::File { path: path.to_owned(), clock: clock.clone(), terms });
+        Ok(Self { writer, readers, clock, file })
     }
 
     /// What SQLite finds wrong with the file; nothing if it is sound.
@@ -293,6 +297,19 @@ impl LeaseDb for SqliteLeaseDb {
         self.read(move |tx| tx.list_leases(storage_index)).await
     }
 
+    async fn prolong_leases(
+        &self,
+        storage_index: StorageIndex,
+        account: AccountId,
+        ends: Vec<(ShareNumber, Timestamp)>,
+    ) -> Result<()> {
+        self.write(move |tx| tx.prolong_leases(storage_index, account, &ends)).await
+    }
+
+    async fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
+        self.read(move |tx| tx.list_storage_indexes(after, max)).await
+    }
+
     async fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
         self.read(move |tx| tx.read_slot(storage_index)).await
     }
@@ -360,6 +377,22 @@ impl LeaseDb for SqliteLeaseDb {
 
     async fn permit_run(&self, run: RunId) -> Result<PermitOutcome> {
         self.write(move |tx| tx.permit_run(run)).await
+    }
+
+    async fn export(&self) -> Result<Export> {
+        backup::export(self.file.clone()).await
+    }
+
+    async fn import(&self, import: Import, pages: Pages) -> Result<ImportOutcome> {
+        backup::import(self.file.clone(), import, pages).await
+    }
+
+    async fn is_empty(&self) -> Result<bool> {
+        self.read(|tx| tx.is_empty()).await
+    }
+
+    async fn note_backup(&self, epoch: Epoch, until: Timestamp) -> Result<()> {
+        self.write(move |tx| tx.note_backup(epoch, until)).await
     }
 
     async fn advise(&self, advisory: Advisory) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use leasehold_core::chunk::{ObjectName, StoreObject};
+use leasehold_core::clock::Timestamp;
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::leasedb::{
     Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, LeaseRow, RecordChunks, RecordOutcome, Relocate,
@@ -127,6 +128,26 @@ impl Tx<'_> {
 
     pub(super) fn renew_leases(&self, storage_index: StorageIndex, account: AccountId) -> Result<RenewOutcome> {
         self.apply(plan::renew(self.view(storage_index, account)?, storage_index)?)
+    }
+
+    pub(super) fn prolong_leases(
+        &self,
+        storage_index: StorageIndex,
+        account: AccountId,
+        ends: &[(ShareNumber, Timestamp)],
+    ) -> Result<()> {
+        self.apply(((), plan::prolong(&self.view(storage_index, account)?, storage_index, ends)))
+    }
+
+    pub(super) fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
+        let sql = "-- list_storage_indexes
+            SELECT DISTINCT si
+            FROM shares
+            WHERE si > ?1
+            ORDER BY si
+            LIMIT ?2";
+        let after: &[u8] = after.as_ref().map_or(&[], |index| index.as_bytes());
+        self.query(sql, (after, max), |row| Ok(StorageIndex::new(row.get(0)?)))
     }
 
     pub(super) fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {

@@ -87,6 +87,8 @@ macro_rules! leasedb_contract {
                 a_first_lease_over_quota_renews_what_is_held,
                 account_states_decide_who_may_renew,
                 accounts_with_more_days_are_granted_more,
+                a_lease_is_prolonged_and_never_made_nor_shortened,
+                storage_indexes_are_listed_in_pages,
             ],
             garbage: [
                 superseded_objects_wait_for_readers,
