@@ -280,6 +280,9 @@ pub struct LeaseDatabaseStatus {
     /// Versions of the schema.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<SchemaVersion>,
+    /// A digest of the version and the roles for which the schema was last migrated.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub migrated: String,
     /// What connections there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<Connections>,

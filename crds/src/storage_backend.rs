@@ -208,6 +208,9 @@ pub struct BackendProbeStatus {
     /// When all of it last worked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_success_time: Option<Time>,
+    /// A digest of the settings and credentials that worked then.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub settings: String,
 }
 
 /// What is stored, by the lease database's count.

@@ -11,6 +11,7 @@ mod apply;
 mod backup;
 mod connect;
 mod deployment;
+mod facts;
 mod garbage;
 mod load;
 mod metrics;
@@ -41,6 +42,7 @@ use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
 
 pub use connect::{Authorities, PgOptions, Tls};
+pub use facts::{PgFacts, facts};
 pub use metrics::PgMetrics;
 pub use migrate::{Migrated, Roles, migrate};
 
