@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use leasehold_config as config;
 use leasehold_crds::{
-    Addressing, Checksums, ConnectionParameters, LeaseDatabaseSpec, Pooler, Replication, S3, StorageServerSpec, TlsMode,
+    Addressing, BackupRetention, Checksums, ConnectionParameters, Expiration, ExpirationMode, LeaseDatabaseSpec, Pooler,
+    Replication, S3, ShareType, StorageServerSpec, TlsMode,
 };
 
 use crate::error::{Error, Result};
@@ -82,7 +83,18 @@ pub fn database(spec: &LeaseDatabaseSpec, names: RoleNames) -> config::Database 
 }
 
 /// What serving pods and jobs are told; they differ in the role they connect as.
-pub fn server(spec: &StorageServerSpec, s3: config::S3, database: config::Database) -> config::Config {
+pub fn server(
+    spec: &StorageServerSpec,
+    s3: config::S3,
+    database: config::Database,
+    backup: &BackupRetention,
+) -> config::Config {
+    let retention = config::Backup {
+        keep_hourly: natural(backup.hourly),
+        keep_daily: natural(backup.daily),
+        keep_weekly: natural(backup.weekly),
+        ..config::Backup::default()
+    };
     let limits = &spec.limits;
     let advertise = spec.exposure.hosts.first().map(|host| format!("{host}:{}", spec.exposure.port));
     config::Config {
@@ -103,6 +115,8 @@ pub fn server(spec: &StorageServerSpec, s3: config::S3, database: config::Databa
             ..config::Limits::default()
         },
         uploads: config::Uploads { idle_timeout_seconds: natural::<u32>(limits.upload_idle_minutes) * 60 },
+        expire: expire(&spec.expiration),
+        backup: config::Backup { interval_seconds: 0, ..retention },
         leases: config::Leases { duration_days: natural(spec.expiration.lease_days), ..config::Leases::default() },
         storage: config::Storage { s3: Some(s3), ..config::Storage::default() },
         database: Some(database),
@@ -119,6 +133,18 @@ fn jobs() -> config::Jobs {
         reconcile_interval_seconds: 0,
         audit_interval_seconds: 0,
         ..config::Jobs::default()
+    }
+}
+
+fn expire(spec: &Expiration) -> config::Expire {
+    config::Expire {
+        enabled: spec.mode != ExpirationMode::Disabled,
+        mode: if spec.mode == ExpirationMode::CutoffDate { config::ExpireMode::CutoffDate } else { config::ExpireMode::Age },
+        override_lease_days: spec.override_days.map(natural),
+        cutoff_date: spec.cutoff_date.clone(),
+        immutable: spec.share_types.contains(&ShareType::Immutable),
+        mutable: spec.share_types.contains(&ShareType::Mutable),
+        brake_percent: natural(spec.max_delete_percent),
     }
 }
 

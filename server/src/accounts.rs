@@ -161,16 +161,16 @@ impl<L: LeaseDb> Accounts<L> {
         self.hand_out(&account)
     }
 
-    /// Revokes an account's credentials and closes it. Its leases stay and age away.
+    /// Revokes an account's credentials and closes it. Its leases age away, or end in `release_seconds` at the latest.
     ///
     /// # Errors
     /// There is none of this name, or it is built in.
-    pub async fn delete(&self, name: &str) -> anyhow::Result<Account> {
+    pub async fn delete(&self, name: &str, release_seconds: Option<i64>) -> anyhow::Result<Account> {
         let account = self.find(name).await?;
         if account.id < AccountId::FIRST_DECLARED {
             bail!("the account {name:?} is built in; `leasehold account set {name} --access read-only` limits it");
         }
-        if !self.db.close_account(account.id).await? {
+        if !self.db.close_account(account.id, release_seconds).await? {
             bail!("the account {name:?} was deleted meanwhile");
         }
         drop(fs::remove_dir_all(self.folder.join(name)));

@@ -27,6 +27,9 @@ pub struct Expiration {
     /// Of which shares.
     #[schemars(length(min = 1, max = 2))]
     pub share_types: Vec<ShareType>,
+    /// The most leases that may end in one run, in percent of an account's or of all, before a person must look.
+    #[schemars(range(min = 0, max = 100))]
+    pub max_delete_percent: i32,
 }
 
 impl Default for Expiration {
@@ -37,6 +40,7 @@ impl Default for Expiration {
             override_days: None,
             cutoff_date: None,
             share_types: vec![ShareType::Immutable, ShareType::Mutable],
+            max_delete_percent: 25,
         }
     }
 }

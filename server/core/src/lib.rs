@@ -18,6 +18,8 @@ pub mod chunk;
 pub mod classic;
 pub mod clock;
 pub mod contact;
+pub mod crawl;
+pub mod expiry;
 pub mod id;
 pub mod lease;
 pub mod leasedb;

@@ -90,6 +90,12 @@ impl Locator {
         self.extents.iter().map(|extent| extent.object).filter(|object| seen.insert(*object)).collect()
     }
 
+    /// For each extent its object, and how long that must be at the least, in bytes.
+    pub fn lengths(&self) -> impl Iterator<Item = (StoreObject, u64)> + '_ {
+        let length = |extent: &Extent| extent.range.end - extent.object.base_offset() + self.header_bytes;
+        self.extents.iter().map(move |extent| (extent.object, length(extent)))
+    }
+
     /// What to read for `range` of the share, in order.
     pub fn segments(&self, range: Range<u64>) -> Vec<Segment> {
         let mut segments = Vec::new();

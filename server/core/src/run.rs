@@ -212,6 +212,8 @@ pub struct Run {
     pub state: RunState,
     /// Whether it may pass a brake: somebody allowed the one before it to go on.
     pub permitted: bool,
+    /// Whether the next run of its kind may pass: somebody has looked at what stopped this one.
+    pub allowed: bool,
     /// By what rules it went, in words; two runs with the same words did the same.
     pub policy: String,
     /// When it began.

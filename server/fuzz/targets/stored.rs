@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     check_container(bytes);
     let mut object = bytes.to_vec();
-    for magic in [&b""[..], b"LhSlotM1"] {
+    for magic in [&b""[..], b"LhSlotM2"] {
         object.extend_from_slice(magic);
         if let Ok(manifest) = Manifest::decode_trailer(&object) {
             assert_eq!(Manifest::decode_trailer(&manifest.encode_trailer()), Ok(manifest));

@@ -9,6 +9,7 @@ mod columns;
 mod export;
 mod plan;
 pub mod postgres;
+mod removed;
 pub mod sqlite;
 
 pub use any::AnyLeaseDb;

@@ -20,6 +20,7 @@ use futures_util::future::{BoxFuture, Shared, try_join_all};
 use futures_util::stream::{self, StreamExt};
 use leasehold_core::backend::{Backend, BackendError, ByteStream, ListPage};
 use leasehold_core::chunk::ObjectKey;
+use leasehold_core::clock::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use quick_cache::Weighter;
@@ -225,5 +226,9 @@ impl<B: BlockSource> Backend for CachedBlocks<B> {
 
     async fn available_bytes(&self) -> Result<u64, BackendError> {
         self.0.backend.available_bytes().await
+    }
+
+    async fn date(&self) -> Result<Option<Timestamp>, BackendError> {
+        self.0.backend.date().await
     }
 }

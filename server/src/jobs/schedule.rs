@@ -52,6 +52,7 @@ async fn is_due_now<L: LeaseDb>(db: &L, job: &Scheduled) -> Result<bool> {
 /// Runs a job whenever it is due, until the process ends. Failures are told of and tried again. Each job has a schedule of
 /// its own: a backup does not wait for a crawl of days.
 pub async fn keep<L: LeaseDb>(db: Arc<L>, job: Scheduled, metrics: Arc<Metrics>, drain: Drain) {
+    let pause = LOOK_EVERY.min(Duration::from_secs(job.interval_seconds.max(1)));
     loop {
         let attempt = async { if is_due_now(&*db, &job).await? { (job.run)().await } else { Ok(()) } };
         tokio::select! {
@@ -65,7 +66,7 @@ pub async fn keep<L: LeaseDb>(db: Arc<L>, job: Scheduled, metrics: Arc<Metrics>,
         }
         tokio::select! {
             () = drain.stopped() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
@@ -83,6 +84,7 @@ mod tests {
             dry_run: false,
             state,
             permitted: false,
+            allowed: false,
             policy: String::new(),
             started_at: at,
             alive_at: at,

@@ -65,6 +65,7 @@ pub fn run(run: &Run) -> Value {
         "state": run.state.as_str(),
         "dry_run": run.dry_run,
         "permitted": run.permitted,
+        "allowed": run.allowed,
         "policy": run.policy,
         "started_at": time_text(run.started_at),
         "alive_at": time_text(run.alive_at),

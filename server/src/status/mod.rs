@@ -4,7 +4,7 @@ mod classic;
 mod json;
 mod page;
 
-pub use json::document;
+pub use json::{document, run as run_json};
 pub use page::render;
 
 use leasehold_core::account::{Account, Usage};

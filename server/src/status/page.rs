@@ -88,8 +88,12 @@ fn notices(status: &Status) -> Markup {
         }
         @for run in status.braked() {
             div.notice id={ "brake-" (run.kind) } {
-                b { "The brake holds " (run.kind) "." } " " (run.reason) " Look, then let the next run pass with "
-                code { "leasehold allow " (run.id) } "."
+                b { "The brake holds " (run.kind) "." } " " (run.reason) " "
+                @if run.allowed {
+                    "The next run may pass."
+                } @else {
+                    "Look, then let the next run pass with " code { "leasehold allow " (run.id) } "."
+                }
             }
         }
     }

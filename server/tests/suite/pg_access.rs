@@ -115,10 +115,20 @@ async fn open_as(database: &PgDatabase, role: &str) -> Result<World, LeaseDbErro
 
 /// What is an operator's. Everything else is the server's, and what collecting needs is maintenance's as well.
 const OPERATORS: [&str; 4] = ["create_account", "change_account", "rotate_credential", "close_account"];
-const COLLECTORS: [&str; 6] = ["record_chunks", "end_upload", "discard_objects", "relocate", "tick", "claim_garbage"];
+const COLLECTORS: [&str; 9] = [
+    "record_chunks",
+    "end_upload",
+    "discard_objects",
+    "relocate",
+    "tick",
+    "claim_garbage",
+    "expire_leases",
+    "retire_shares",
+    "undo",
+];
 const OPERATORS_READS: [&str; 8] =
     ["now", "deployment", "beat_at", "find_account", "list_accounts", "list_credentials", "accounts_version", "usage"];
-const COLLECTORS_READS: [&str; 8] = [
+const COLLECTORS_READS: [&str; 16] = [
     "now",
     "deployment",
     "beat_at",
@@ -127,6 +137,14 @@ const COLLECTORS_READS: [&str; 8] = [
     "has_due_garbage",
     "finish_garbage",
     "claim_scattered",
+    "expiry_time",
+    "lease_page",
+    "shares_between",
+    "holders_by_number",
+    "purge_expired",
+    "list_unleased",
+    "unleased_totals",
+    "list_expired",
 ];
 const STOREKEEPERS_READS: [&str; 7] =
     ["find_upload", "list_shares", "list_numbers", "find_share", "list_leases", "read_slot", "overdue_uploads"];

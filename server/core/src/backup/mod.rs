@@ -9,6 +9,8 @@
 //! database, or by a program that knows more columns. Names are never reused. Everything read here is outside data: it
 //! is bounded, and every byte of it is covered by a checksum before anything is done with it.
 
+pub mod backups;
+pub mod error;
 pub mod keep;
 pub mod manifest;
 pub mod part;
@@ -33,6 +35,8 @@ pub const BACKUP_FOLDER: &str = "meta/backup/";
 /// How long a transaction may take from reading the time to its commit, at most and with much to spare, in seconds. What
 /// was made that long before a backup began is in it.
 pub const IN_FLIGHT_SECONDS: i64 = 15 * 60;
+/// How often is noted what others have backed up, in seconds.
+const ELSEWHERE_SECONDS: i64 = 300;
 /// How many account numbers each epoch after the backup's may have given away that the backup knows nothing of
 /// (`review.md` C5).
 const NUMBERS_PER_EPOCH: u64 = 1 << 20;
@@ -167,6 +171,17 @@ pub fn deletable_until(backed_up_until: Option<Timestamp>) -> Option<Timestamp> 
     backed_up_until.map(|at| Timestamp::from_seconds(at.seconds() - IN_FLIGHT_SECONDS))
 }
 
+/// Where backups are somebody else's: until when all counts as backed up, if that is to be noted anew. A restore may reach
+/// back `horizon_seconds`; 0 where there are no backups at all.
+pub fn elsewhere_until(noted: Option<Timestamp>, now: Timestamp, horizon_seconds: i64) -> Option<Timestamp> {
+    let until = Timestamp::from_seconds(now.seconds() - horizon_seconds);
+    match noted {
+        None => (horizon_seconds > 0).then_some(until),
+        // Every few minutes is enough, and a write each time.
+        Some(noted) => (until.seconds() - noted.seconds() >= ELSEWHERE_SECONDS).then_some(until),
+    }
+}
+
 /// The epoch that a restore begins: later than every one that anything tells of (`review.md` B1).
 pub fn next_epoch(seen: impl IntoIterator<Item = Epoch>) -> Epoch {
     Epoch(seen.into_iter().max().unwrap_or_default().0 + 1)
@@ -208,6 +223,16 @@ mod tests {
         let second = Import::new(&instant, next_epoch([Epoch(3), Epoch(4)]));
         assert_eq!((second.epoch, second.numbers_skipped), (Epoch(5), 2 << 20));
         assert!(second.accounts_version > first.accounts_version && first.accounts_version > 9);
+    }
+
+    #[test]
+    fn backups_of_others_are_trusted_as_far_as_is_said() {
+        let at = Timestamp::from_seconds;
+        assert_eq!(elsewhere_until(None, at(10_000), 0), None, "no backups: nothing ever waits");
+        assert_eq!(elsewhere_until(None, at(10_000), 3600), Some(at(6400)));
+        assert_eq!(elsewhere_until(Some(at(6400)), at(10_299), 3600), None);
+        assert_eq!(elsewhere_until(Some(at(6400)), at(10_300), 3600), Some(at(6700)));
+        assert_eq!(elsewhere_until(Some(at(9000)), at(10_000), 0), Some(at(10_000)), "backups that were turned off");
     }
 
     #[test]

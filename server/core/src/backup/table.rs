@@ -54,7 +54,6 @@ impl Column {
     }
 
     /// For columns added later: what they are in backups made before.
-    #[allow(dead_code, reason = "the first columns are in every backup")]
     const fn or(self, absent: Absent) -> Self {
         Self { absent, ..self }
     }
@@ -144,6 +143,9 @@ pub static ACCOUNTS: Table = Table {
         integer("lease_days"),
         text("message"),
         integer("created_at"),
+        integer("keep_days").null().or(Absent::Null),
+        integer("thawed_at").null().or(Absent::Null),
+        integer("release_at").null().or(Absent::Null),
     ],
     key: 1,
     role: Role::Numbered,
@@ -231,6 +233,24 @@ static SLOTS: Table = Table {
 static SCATTERED: Table =
     Table { name: "scattered", columns: &[id("si"), integer("shnum"), integer("due_at")], key: 2, role: Role::Plain };
 
+static UNLEASED: Table =
+    Table { name: "unleased", columns: &[id("si"), integer("shnum"), integer("since")], key: 2, role: Role::Plain };
+
+static EXPIRED_LEASES: Table = Table {
+    name: "expired_leases",
+    columns: &[
+        integer("run_id"),
+        id("si"),
+        integer("shnum"),
+        integer("account_id"),
+        integer("renewed_at"),
+        integer("expires_at"),
+        integer("removed_at"),
+    ],
+    key: 4,
+    role: Role::Plain,
+};
+
 static GARBAGE: Table = Table {
     name: "garbage",
     columns: &[
@@ -243,10 +263,30 @@ static GARBAGE: Table = Table {
         integer("attempts"),
         integer("done_at").null(),
         text("objects"),
+        integer("bytes").or(Absent::Integer(0)),
+        bytes("undo").null().or(Absent::Null),
     ],
     key: 1,
     role: Role::Numbered,
 };
+
+static EXPIRED_LEASES: Table = Table {
+    name: "expired_leases",
+    columns: &[
+        integer("run_id"),
+        id("si"),
+        integer("shnum"),
+        integer("account_id"),
+        integer("renewed_at"),
+        integer("expires_at"),
+        integer("removed_at"),
+    ],
+    key: 4,
+    role: Role::Plain,
+};
+
+static UNLEASED: Table =
+    Table { name: "unleased", columns: &[id("si"), integer("shnum"), integer("since")], key: 2, role: Role::Plain };
 
 static CORRUPTION_ADVISORIES: Table = Table {
     name: "corruption_advisories",
@@ -265,7 +305,7 @@ static CORRUPTION_ADVISORIES: Table = Table {
 };
 
 /// All tables of a backup, in the order in which they are written and can be read back.
-pub static TABLES: [&Table; 11] = [
+pub static TABLES: [&Table; 13] = [
     &ACCOUNTS,
     &ACCOUNT_USAGE,
     &ACCOUNT_CREDENTIALS,
@@ -275,16 +315,23 @@ pub static TABLES: [&Table; 11] = [
     &LEASES,
     &SLOTS,
     &SCATTERED,
+    &UNLEASED,
+    &EXPIRED_LEASES,
     &GARBAGE,
+    &EXPIRED_LEASES,
+    &UNLEASED,
     &CORRUPTION_ADVISORIES,
 ];
 
 /// Tables, and columns as `TABLE.COLUMN`, that no backup has, with the reason.
-pub const LEFT_OUT: [(&str, &str); 10] = [
+pub const LEFT_OUT: [(&str, &str); 13] = [
     ("deployment", "what is to be kept of it is in the manifest"),
     ("beats", "a restored database begins an epoch with a heart of its own"),
     ("uploads", "an upload does not outlive a restore: its pieces may be gone (review.md C3)"),
     ("upload_chunks", "see uploads"),
+    ("accounts.leased_bytes", "counted anew; what it says is in account_usage"),
+    ("accounts.leased_shares", "counted anew; what it says is in account_usage"),
+    ("accounts.reserved_bytes", "there are no uploads after a restore"),
     ("account_usage.reserved_bytes", "there are no uploads after a restore"),
     ("account_usage.stripe", "the number of counters an account has is each database's own business"),
     ("scattered.claimed_until", "no claim outlives a restore"),

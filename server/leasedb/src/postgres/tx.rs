@@ -410,11 +410,13 @@ impl PgLeaseDb {
 fn begin(lock: Option<StorageIndex>) -> String {
     lock.map_or_else(
         || "BEGIN".to_owned(),
-        |index| {
-            let bytes = index.as_bytes();
-            let (high, low) = bytes.split_at(8);
-            let word = |half: &[u8]| i64::from_be_bytes(half.try_into().expect("half of sixteen bytes"));
-            format!("BEGIN; SELECT pg_advisory_xact_lock({})", word(high) ^ word(low))
-        },
+        |index| format!("BEGIN; SELECT pg_advisory_xact_lock({})", lock_number(index)),
     )
+}
+
+/// The number of a storage index's lock.
+pub(super) fn lock_number(index: StorageIndex) -> i64 {
+    let (high, low) = index.as_bytes().split_at(8);
+    let word = |half: &[u8]| i64::from_be_bytes(half.try_into().expect("half of sixteen bytes"));
+    word(high) ^ word(low)
 }

@@ -153,7 +153,7 @@ pub async fn account_states_decide_who_may_renew<M: MakeLeaseDb>() {
     assert_eq!(bench.lease(share, alice).await.expect("kept").lease, before);
     assert_eq!(renew(AccountState::ReadOnly).await, RenewOutcome::Done);
     assert!(bench.lease(share, alice).await.expect("kept").lease.expires_at > before.expires_at);
-    bench.db.close_account(alice).await.expect("close_account");
+    bench.db.close_account(alice, None).await.expect("close_account");
     let closed = bench.db.renew_leases(index, alice).await.expect("renew_leases");
     assert_eq!(closed, RenewOutcome::Refused(AccountState::Closed));
 }
