@@ -187,12 +187,12 @@ impl Server {
 
     /// Runs `leasehold account <arguments>` and gives what it prints.
     pub fn account(&self, arguments: &[&str]) -> Result<Value> {
-        self.command("account", arguments)
+        self.run(&[&["account"], arguments].concat())
     }
 
     /// Runs `leasehold share show`.
     pub fn show_shares(&self, storage_index: &str) -> Result<Value> {
-        self.command("share", &["show", storage_index])
+        self.run(&["share", "show", storage_index])
     }
 
     /// An account's bytes, by the key of `account show`: `used_bytes`, `reserved_bytes`, `quota_bytes`.
@@ -218,9 +218,10 @@ impl Server {
         self.process.as_ref().map_or_else(|| tail(&self.log_path()), Process::log_tail)
     }
 
-    fn command(&self, group: &str, arguments: &[&str]) -> Result<Value> {
+    /// Runs a command of the program on the server's data directory and gives what it prints.
+    pub fn run(&self, arguments: &[&str]) -> Result<Value> {
         let mut command = Command::new(binary()?);
-        command.arg(group).args(arguments).arg("--data-dir").arg(self.data_dir()).args(["--output", "json"]);
+        command.args(arguments).arg("--data-dir").arg(self.data_dir()).args(["--output", "json"]);
         // It says where the lease database is, if that is not in the data directory.
         let config = self.root.join("config.toml");
         if config.exists() {

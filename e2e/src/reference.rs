@@ -4,13 +4,15 @@
 //! by `python/storage_server.py` without the rest of a node.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use data_encoding::BASE64URL_NOPAD;
 use serde::Deserialize;
 
 use crate::gbs::Nurl;
+use crate::leasehold::Credentials;
 use crate::process::{Process, wait_until};
 use crate::venv::Venv;
 
@@ -24,6 +26,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct PythonServer {
     process: Process,
     nurl: Nurl,
+    storage: PathBuf,
+}
+
+/// Where a server of this name keeps its shares.
+pub fn storage_of(name: &str, parent: &Path) -> PathBuf {
+    parent.join(name).join("data").join("storage")
 }
 
 /// The line that the script prints.
@@ -60,12 +68,37 @@ impl PythonServer {
         let line = line.with_context(|| process.log_tail())?;
         let announcement: Announcement = serde_json::from_str(&line).with_context(|| format!("printed {line:?}"))?;
         ensure!(announcement.version == VERSION, "reference is {}, not {VERSION}", announcement.version);
-        Ok(Self { process, nurl: announcement.nurl.parse()? })
+        Ok(Self { process, nurl: announcement.nurl.parse()?, storage: storage_of(name, parent) })
     }
 
     /// The address of its only account.
     pub fn nurl(&self) -> &Nurl {
         &self.nurl
+    }
+
+    /// The storage folder: the one with `shares` in it.
+    pub fn storage(&self) -> &Path {
+        &self.storage
+    }
+
+    /// Writes a `servers.yaml` in which this server stands in for another: same tub id, same server id, other address.
+    ///
+    /// # Errors
+    /// If files cannot be read or written.
+    pub fn stand_in_for(&self, other: &Credentials, target: &Path) -> Result<()> {
+        let hash = BASE64URL_NOPAD.encode(&self.nurl.spki_hash);
+        let address = format!("pb://{hash}@{}/{}#v=1", self.nurl.authority(), self.nurl.swissnum);
+        let text = fs::read_to_string(&other.servers_yaml)?;
+        ensure!(text.contains(&other.nurl), "{} has no NURL of its account", other.servers_yaml.display());
+        Ok(fs::write(target, text.replace(&other.nurl, &address))?)
+    }
+
+    /// Ends the server.
+    ///
+    /// # Errors
+    /// If it cannot be ended.
+    pub fn stop(self) -> Result<()> {
+        self.process.kill()
     }
 
     /// The id of the process.

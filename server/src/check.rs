@@ -71,7 +71,7 @@ pub async fn check(config: &Config, path: &Path) -> Vec<Finding> {
     };
     if let Some(data) = &data {
         match data.identity() {
-            Ok(identity) => found(Level::Ok, format!("the identity is {}", identity.server_id)),
+            Ok(identity) => found(Level::Ok, format!("the identity is {}", identity.public.server_id)),
             Err(error) => found(Level::Error, format!("{error:#}")),
         }
         if needs_data {
@@ -109,7 +109,9 @@ async fn check_owner(config: &Config, data: &DataDir, db: AnyLeaseDb, found: &mu
     let store = Store::new(db.into(), backend.into(), Entropy::from_os(), StoreOptions::default());
     match store.backend_owner().await {
         Ok(Some(Claim::Ours)) => found(Level::Ok, "the backend belongs to the lease database".to_owned()),
-        Ok(Some(Claim::Foreign { theirs, ours })) => found(Level::Error, foreign(&theirs, &ours)),
+        Ok(Some(Claim::Foreign { theirs, ours, silent_seconds })) => {
+            found(Level::Error, foreign(&theirs, &ours, silent_seconds));
+        }
         Ok(None) => {}
         Err(error) => found(Level::Error, format!("cannot find out whose the backend is: {error}")),
     }
@@ -155,7 +157,8 @@ async fn check_database(config: &Config, data: &DataDir, found: &mut impl FnMut(
     match db.deployment().await {
         Ok(Deployment { mode: Mode::Normal, .. }) => {}
         Ok(Deployment { epoch, .. }) => {
-            let text = "the lease database has lost commits; in recovery mode nothing is deleted";
+            let text =
+                "the lease database may have lost commits; nothing is deleted until `leasehold reconcile` has run";
             found(Level::Warning, format!("{text} (epoch {})", epoch.0));
         }
         Err(error) => found(Level::Error, format!("the lease database cannot be read: {error}")),

@@ -18,4 +18,5 @@ pub mod output;
 pub mod places;
 pub mod serve;
 pub mod services;
+pub mod status;
 pub mod telemetry;

@@ -3,6 +3,7 @@
 use leasehold_config::Size;
 use leasehold_core::account::{Account, Usage};
 use leasehold_core::clock::Timestamp;
+use leasehold_core::expiry::KeepAlive;
 use leasehold_core::secret::Swissnum;
 use serde_json::{Value, json};
 
@@ -55,9 +56,27 @@ pub fn account_json(account: &Account, usage: &Usage) -> Value {
         "shares": usage.shares,
         "quota_bytes": account.quota_bytes,
         "lease_days": account.lease_days,
+        "keep_days": keep_json(account.keep_alive),
         "message": account.message,
         "created_at": time_text(account.created_at),
     })
+}
+
+/// How long an account's leases outlive what was granted.
+fn keep_json(keep_alive: KeepAlive) -> Value {
+    match keep_alive {
+        KeepAlive::None => Value::Null,
+        KeepAlive::Days(days) => days.into(),
+        KeepAlive::Always => "never".into(),
+    }
+}
+
+fn keep_text(keep_alive: KeepAlive) -> String {
+    match keep_alive {
+        KeepAlive::None => "its leases end as granted".to_owned(),
+        KeepAlive::Days(days) => format!("no lease ends within {days} days of its last use"),
+        KeepAlive::Always => "no lease ends".to_owned(),
+    }
 }
 
 /// All accounts as a table.
@@ -111,7 +130,7 @@ pub fn shown_text(shown: &Shown) -> String {
     let (account, usage) = (&shown.account, &shown.usage);
     let quota = account.quota_bytes.map_or("none".to_owned(), |bytes| format!("{} ({bytes} bytes)", Size(bytes)));
     let mut text = format!(
-        "account     {} (number {})\nstate       {}\nused        {} ({} bytes) in {} shares\nreserved    {}\nquota       {quota}\nlease days  {}\ncreated     {}\n",
+        "account     {} (number {})\nstate       {}\nused        {} ({} bytes) in {} shares\nreserved    {}\nquota       {quota}\nlease days  {}\nkept        {}\ncreated     {}\n",
         account.name,
         account.id,
         account.state,
@@ -120,6 +139,7 @@ pub fn shown_text(shown: &Shown) -> String {
         usage.shares,
         Size(usage.reserved_bytes),
         account.lease_days,
+        keep_text(account.keep_alive),
         time_text(account.created_at),
     );
     if !account.message.is_empty() {

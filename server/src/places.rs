@@ -6,11 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use leasehold_config::{Config, Database, TlsMode};
 use leasehold_core::clock::{Entropy, SystemClock, SystemSteadyClock};
+use leasehold_core::expiry::Brakes;
 use leasehold_core::lease::{DAY_SECONDS, LeaseTerms};
-use leasehold_core::leasedb::LeaseDbError;
-use leasehold_core::store::{Claim, Store, StoreOptions};
+use leasehold_core::leasedb::{LeaseDb, LeaseDbError, Mode};
+use leasehold_core::store::{Claim, SILENCE_SECONDS, Store, StoreOptions};
 use leasehold_leasedb::AnyLeaseDb;
-use leasehold_leasedb::postgres::{Migrated, PgLeaseDb, PgMetrics, PgOptions, Roles, Tls, migrate};
+use leasehold_leasedb::postgres::{Authorities, Migrated, PgLeaseDb, PgMetrics, PgOptions, Roles, Tls, migrate};
 use leasehold_leasedb::sqlite::SqliteLeaseDb;
 use prometheus_client::registry::Registry;
 
@@ -74,24 +75,45 @@ pub fn open_backend(config: &Config, data: &DataDir, registry: &mut Registry) ->
 /// # Errors
 /// They do not belong together, or one of them does not answer.
 pub async fn open_store(config: &Config, db: AnyLeaseDb, backend: AnyBackend) -> anyhow::Result<AnyStore> {
-    let store = Store::new(db.into(), backend.into(), Entropy::from_os(), options(config));
+    let store = unclaimed_store(config, db, backend);
     match store.claim_backend().await.context("cannot find out whose the backend is")? {
         Claim::Ours => {}
-        Claim::Foreign { theirs, ours } => bail!(foreign(&theirs, &ours)),
+        Claim::Foreign { theirs, ours, silent_seconds } => bail!(foreign(&theirs, &ours, silent_seconds)),
+    }
+    if store.db().deployment().await?.mode == Mode::Recovery {
+        tracing::warn!(
+            "the lease database may not know all shares: each is looked for when it is asked for; nothing is \
+                        deleted until `leasehold reconcile` has compared everything"
+        );
     }
     store.refresh_space().await.context("cannot measure the backend's room")?;
     Ok(store)
 }
 
-/// Says that a backend belongs to another deployment.
-pub(crate) fn foreign(theirs: &str, ours: &str) -> String {
+/// Puts the store together for who makes the database belong to the backend.
+pub fn unclaimed_store(config: &Config, db: AnyLeaseDb, backend: AnyBackend) -> AnyStore {
+    let store = Store::new(db.into(), backend.into(), Entropy::from_os(), options(config));
+    store.with_host_clock(std::sync::Arc::new(SystemClock))
+}
+
+/// Says that a backend belongs to another deployment, and what may be done about it.
+pub(crate) fn foreign(theirs: &str, ours: &str, silent_seconds: Option<i64>) -> String {
+    let advice = match silent_seconds {
+        Some(seconds) if seconds < SILENCE_SECONDS => format!(
+            "another server was at work on it {seconds} seconds ago. If it is gone for good and so is its database, run \
+             `leasehold restore` on an empty one, or start an empty one in {} seconds",
+            SILENCE_SECONDS - seconds
+        ),
+        _ => "use an empty S3 bucket or prefix, or the database that knows what is in this one; if that is lost, run \
+              `leasehold restore` on an empty one, or start with one that has no accounts yet"
+            .to_owned(),
+    };
     format!(
-        "the backend belongs to another deployment: it is marked {theirs}, this database's mark would be {ours}; \
-         use an empty S3 bucket or prefix, or the database that knows what is in this one"
+        "the backend belongs to another deployment: it is marked {theirs}, this database's mark would be {ours}; {advice}"
     )
 }
 
-const fn options(config: &Config) -> StoreOptions {
+fn options(config: &Config) -> StoreOptions {
     let object_max_bytes = if config.storage.s3.is_some() { S3_OBJECT_MAX_BYTES } else { OBJECT_MAX_BYTES };
     StoreOptions {
         upload_idle_seconds: config.uploads.idle_timeout_seconds as i64,
@@ -100,11 +122,17 @@ const fn options(config: &Config) -> StoreOptions {
         object_max_bytes,
         merged_max_bytes: OBJECT_MAX_BYTES,
         reserved_bytes: config.storage.reserved_space.0,
+        brakes: Brakes {
+            leases_percent: config.expire.brake_percent as u64,
+            retired_percent: config.jobs.collect_brake_percent as u64,
+            ..Brakes::USUAL
+        },
         // There is none of the file in the data directory.
         standby_is_synchronous: match &config.database {
             Some(database) => database.synchronous_standby,
             None => true,
         },
+        restore_horizon_seconds: config.backup.restore_horizon_seconds.map(|seconds| seconds as i64),
     }
 }
 
@@ -138,7 +166,7 @@ fn plainly(error: LeaseDbError) -> anyhow::Error {
 }
 
 fn pg_options(database: &Database) -> anyhow::Result<PgOptions> {
-    let ca_file = || database.ca_file.clone().context("database.ca_file must be set");
+    let ca_file = || database.ca_file.clone().map(Authorities::File).context("database.ca_file must be set");
     let seconds = Duration::from_secs;
     Ok(PgOptions {
         host: database.host.clone(),

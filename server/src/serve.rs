@@ -11,8 +11,10 @@ use leasehold_config::Config;
 use leasehold_core::account::Account;
 use leasehold_core::accountant::{Accountant, REFRESH_SECONDS};
 use leasehold_core::backend::Backend;
+use leasehold_core::expiry::brake_on_clocks;
 use leasehold_core::leasedb::{AccountChange, LeaseDb, TickOutcome};
-use leasehold_core::store::Store;
+use leasehold_core::run::RunId;
+use leasehold_core::store::{Collected, Store};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -91,10 +93,11 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
     let published = Published { advertise, nickname: config.server.nickname.clone() };
     data.publish(&published)?;
     data.make_spool()?;
+    // Before there is any account: a new lease database may have to take over an old backend.
+    let store = Arc::new(open_store(&config, db.clone(), backend).await?);
     let accounts = Accounts::new(db.clone(), &data, identity.clone(), published);
     let handout = first_account(&config, &data, &accounts).await?;
 
-    let store = Arc::new(open_store(&config, db.clone(), backend).await?);
     let accountant = Arc::new(Accountant::open(Arc::new(db)).await?);
     let gbs = Gbs::new(store.clone(), accountant.clone(), limits(&config, &data), metrics.clone());
     let ready = Arc::new(AtomicBool::new(true));
@@ -112,7 +115,7 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
         metrics: metrics.clone(),
     };
     let admin_listener = Listener {
-        handler: Arc::new(Admin::new(metrics.clone(), ready.clone())),
+        handler: Arc::new(Admin::new(store.clone(), config.server.nickname.clone(), metrics.clone(), ready.clone())),
         tls: None,
         deadlines,
         connections_max: ADMIN_CONNECTIONS_MAX,
@@ -272,7 +275,18 @@ async fn keep_beating<L: LeaseDb, B: Backend>(store: Arc<Store<L, B>>, metrics: 
     }
 }
 
-/// Ends overdue uploads, deletes due garbage, merges pieces; unless `seconds` is 0.
+/// Says why something was not cleaned up; that a run was braked, once.
+fn tell_brakes(collected: &Collected, braked: &mut Option<RunId>) {
+    if let Some(reason) = brake_on_clocks(collected.skew_seconds) {
+        tracing::error!(reason, "nothing is cleaned up");
+    }
+    let before = std::mem::replace(braked, collected.braked);
+    if let Some(run) = collected.braked.filter(|run| before != Some(*run)) {
+        tracing::error!(%run, "a brake keeps shares that nobody leases; see `leasehold runs`");
+    }
+}
+
+/// Retires shares that nobody leases, ends overdue uploads, deletes due garbage, merges pieces; unless `seconds` is 0.
 async fn keep_clean<L: LeaseDb, B: Backend>(
     store: Arc<Store<L, B>>,
     metrics: Arc<Metrics>,
@@ -282,11 +296,13 @@ async fn keep_clean<L: LeaseDb, B: Backend>(
     if seconds == 0 {
         return;
     }
+    let mut braked = None;
     loop {
         match store.collect(|_| ()).await {
             Ok(collected) => {
                 metrics.uploads_expired.inc_by(collected.uploads_ended);
                 metrics.objects_deleted.inc_by(collected.objects_deleted);
+                tell_brakes(&collected, &mut braked);
             }
             Err(error) => {
                 metrics.background_failures.inc();

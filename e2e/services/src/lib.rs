@@ -12,6 +12,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod balancer;
+pub mod browser;
 pub mod certificates;
 pub mod http1;
 pub mod minio;

@@ -3,6 +3,7 @@
 //! Rounds alternate between the two, so that a disturbance of the machine hits both. The server's CPU time per operation
 //! is the figure that noise spoils least. A benchmark prints; it never asserts.
 
+mod crawl;
 mod disk;
 mod load;
 mod memory;
@@ -44,6 +45,12 @@ struct Arguments {
     /// Instead of the Python server, measure pods against their own PostgreSQL and S3 server.
     #[arg(long)]
     pods: bool,
+    /// Instead of the Python server's requests, measure the accounting crawler on large stores.
+    #[arg(long, conflicts_with = "pods")]
+    crawl: bool,
+    /// Shares of the larger store that the crawler is measured on; there is one of a tenth as well.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
+    shares: u64,
     /// Length of one round in seconds; each row has as many rounds on each server as --rounds says.
     #[arg(long, default_value_t = 2.0, value_parser = positive)]
     seconds: f64,
@@ -140,6 +147,10 @@ pub fn main(arguments: &[String]) -> Result<()> {
     let directory = tempfile::Builder::new().prefix("bench-").tempdir_in(&base)?;
     if arguments.pods {
         print!("{}", pods::run(&arguments, directory.path())?);
+        return Ok(());
+    }
+    if arguments.crawl {
+        print!("{}", crawl::run(&arguments, directory.path())?);
         return Ok(());
     }
     let report = Bench::new(&arguments, directory.path()).run()?;

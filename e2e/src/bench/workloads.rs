@@ -40,6 +40,8 @@ pub enum Operation {
     Upload,
     /// The same, read in ranges of 1 MiB.
     Download,
+    /// What the account uses.
+    Usage,
 }
 
 /// What the workers of one server share: things that were stored before the measuring.
@@ -106,6 +108,7 @@ impl Prepared {
     fn worker(&self, operation: Operation, number: usize, random: StdRng) -> Box<dyn Worker> {
         match operation {
             Operation::Version => Box::new(self.repeated(&["/storage/v1/version".to_owned()], 200, number)),
+            Operation::Usage => Box::new(self.repeated(&["/account/v1".to_owned()], 200, number)),
             Operation::List => {
                 let path = |index: &String| format!("/storage/v1/immutable/{index}/shares");
                 Box::new(self.repeated(&self.buckets.iter().map(path).collect::<Vec<_>>(), 200, number))

@@ -15,7 +15,11 @@ pub fn run(arguments: &[String]) -> Result<()> {
     execute(cargo().args(["build", "--release", "--package", "leasehold-server", "--package", "leasehold-e2e"]))?;
     let again = ["run", "--quiet", "--release", "--package", "leasehold-e2e", "--bin", "dev", "--", "bench"];
     let mut command = cargo();
-    if arguments.iter().any(|argument| argument == "--pods") {
+    let wants = |option: &str| arguments.iter().any(|argument| argument == option);
+    if wants("--crawl") {
+        provide_postgres()?;
+    }
+    if wants("--pods") {
         provide_postgres()?;
         command.env(MINIO.variable, MINIO.provide()?);
     }

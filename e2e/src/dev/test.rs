@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::cluster::up;
 use super::go::{CHECKER, MINIO};
 use super::steps::{Steps, execute};
-use super::tools::{CARGO_DENY, cargo, development_folder, provide_compilers, provide_postgres};
+use super::tools::{CARGO_DENY, cargo, development_folder, provide_browser, provide_compilers, provide_postgres};
 use super::{Missing, fuzz};
 use crate::cluster::Cluster;
 use crate::image::product;
@@ -25,6 +25,7 @@ pub fn run(long: bool, only: &[String]) -> Result<()> {
     steps.run("compilers", provide_compilers)?;
     steps.run("Python environment", || make_venv().map(|_| ()))?;
     steps.run("PostgreSQL", provide_postgres)?;
+    steps.run("browser", provide_browser)?;
     steps.run("MinIO", || MINIO.provide().map(drop))?;
     steps.run("format", || execute(cargo().args(["fmt", "--all", "--check"])))?;
     steps.run("lints", || {
@@ -96,6 +97,7 @@ fn tests(long: bool) -> Command {
 /// Provides the services that tests start, and tells the tests where their programs are.
 fn with_services(mut command: Command) -> Result<Command> {
     provide_postgres()?;
+    provide_browser()?;
     command.env(MINIO.variable, MINIO.provide()?);
     Ok(command)
 }

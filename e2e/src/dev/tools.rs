@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use leasehold_e2e_services::{pgbouncer, postgres};
+use leasehold_e2e_services::{browser, pgbouncer, postgres};
 
 use super::Missing;
 use super::steps::execute;
@@ -84,6 +84,11 @@ pub fn provide_postgres() -> Result<()> {
     // The packages start servers of their own where the machine runs services; the tests do not look at them.
     provide_package("postgresql", postgres::find_programs)?;
     provide_package("pgbouncer", || pgbouncer::find_program().map(drop))
+}
+
+/// Demands the browser that looks at pages; installs it where possible.
+pub fn provide_browser() -> Result<()> {
+    provide_package("chromium", || browser::find_program().map(drop))
 }
 
 fn provide_package(package: &str, find: fn() -> Result<()>) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod backup;
+mod classic;
 mod commands;
 mod crashes;
 mod directories;

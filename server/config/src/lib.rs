@@ -2,14 +2,18 @@
 //!
 //! The operator writes it, the server reads it. Secrets are never in it.
 
+mod backup;
 mod database;
+mod expire;
 mod s3;
 mod size;
 
 use std::net::SocketAddr;
 use std::path::Path;
 
+pub use backup::Backup;
 pub use database::{Database, DatabaseRoles, TlsMode};
+pub use expire::{Expire, Mode as ExpireMode};
 pub use s3::{Addressing, Checksums, S3};
 pub use size::{Size, SizeError};
 
@@ -27,12 +31,16 @@ pub struct Config {
     pub uploads: Uploads,
     /// Leases.
     pub leases: Leases,
+    /// When leases end.
+    pub expire: Expire,
     /// Where shares are.
     pub storage: Storage,
     /// PostgreSQL for leases and accounts; without it they are in a SQLite file in the data directory.
     pub database: Option<Database>,
     /// Work beside requests.
     pub jobs: Jobs,
+    /// Backups of the lease database.
+    pub backup: Backup,
     /// Logging.
     pub log: Log,
 }
@@ -152,11 +160,26 @@ pub struct Jobs {
     /// How often a serving process collects: ends overdue uploads, deletes due garbage, merges pieces. 0 leaves that to
     /// `leasehold collect`. Any number of processes may do it.
     pub collect_interval_seconds: u64,
+    /// The most bytes of shares that nobody leases that may go within a day, in per cent of what is stored, before a person
+    /// must look.
+    pub collect_brake_percent: u8,
+    /// How often leases that have ended are removed, where `[expire]` says so. 0, here and below: only by the command.
+    pub expire_interval_seconds: u64,
+    /// How often rows are compared with the backend.
+    pub reconcile_interval_seconds: u64,
+    /// How often what accounts use is counted again.
+    pub audit_interval_seconds: u64,
 }
 
 impl Default for Jobs {
     fn default() -> Self {
-        Self { collect_interval_seconds: 30 }
+        Self {
+            collect_interval_seconds: 30,
+            collect_brake_percent: 10,
+            expire_interval_seconds: 3600,
+            reconcile_interval_seconds: 86_400,
+            audit_interval_seconds: 86_400,
+        }
     }
 }
 
@@ -250,6 +273,7 @@ impl Config {
         if let Some(database) = &self.database {
             database.validate()?;
         }
+        self.backup.validate()?;
         if self.limits.connections_max == 0 {
             return invalid("limits.connections_max", "must be at least 1".to_owned());
         }
@@ -276,6 +300,10 @@ impl Config {
         if self.leases.renewal_slack_seconds > 14 * 86_400 {
             return invalid("leases.renewal_slack_seconds", "must be at most 14 days (1209600)".to_owned());
         }
+        if self.jobs.collect_brake_percent > 100 {
+            return invalid("jobs.collect_brake_percent", "must be at most 100".to_owned());
+        }
+        self.expire.validate()?;
         self.storage.s3.as_ref().map_or(Ok(()), S3::validate)
     }
 }
@@ -325,6 +353,7 @@ mod tests {
             ("[leases]\nduration_days = 7", "leases.duration_days"),
             ("[server]\nadvertise = \"0.0.0.0:1\"", "server.advertise"),
             ("[server]\nadvertise = \"nowhere\"", "server.advertise"),
+            ("[backup]\nrestore_horizon_seconds = 60", "backup.restore_horizon_seconds"),
         ];
         for (text, expected) in cases {
             let path = std::env::temp_dir().join(format!("leasehold-config-{}.toml", std::process::id()));

@@ -1,6 +1,7 @@
 //! Accounts: what they may do, what they use, and what still fits.
 
 use crate::clock::Timestamp;
+use crate::expiry::KeepAlive;
 use crate::id::AccountId;
 
 /// What an account may do at present (`accounting.md` 6).
@@ -70,6 +71,8 @@ pub struct Account {
     pub message: String,
     /// When it was made.
     pub created_at: Timestamp,
+    /// Whether its leases outlive what was granted.
+    pub keep_alive: KeepAlive,
 }
 
 /// What an account holds, exact at the moment of the answer (`accounting.md` 11).

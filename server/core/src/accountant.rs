@@ -40,6 +40,14 @@ pub struct Session {
     noted_at: AtomicI64,
 }
 
+impl Session {
+    /// A session without a credential, for what an operator does on behalf of an account.
+    pub fn on_behalf_of(account: Account, usage: Usage) -> Self {
+        let credential = SecretHash::new([0; 32]);
+        Self { account, usage, credential, not_after: None, used_at: AtomicI64::new(0), noted_at: AtomicI64::new(0) }
+    }
+}
+
 /// Opens accounts by their credentials.
 #[derive(Debug)]
 pub struct Accountant<L> {

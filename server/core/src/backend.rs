@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use crate::chunk::ObjectKey;
+use crate::clock::Timestamp;
 
 /// Bytes on their way in or out, in pieces of moderate size.
 pub type ByteStream = BoxStream<'static, io::Result<Bytes>>;
@@ -86,4 +87,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Bytes that can still be stored; `u64::MAX` where there is no limit.
     fn available_bytes(&self) -> impl Future<Output = Result<u64, BackendError>> + Send;
+
+    /// What time it is by the backend's own clock; `None` where it has none of its own.
+    fn date(&self) -> impl Future<Output = Result<Option<Timestamp>, BackendError>> + Send {
+        std::future::ready(Ok(None))
+    }
 }

@@ -1,6 +1,6 @@
 //! Names of store objects. Nobody else builds or takes apart an object name.
 //!
-//! A name is never used twice: each carries an id drawn for that very PUT. A listing of names alone tells kind, uploader,
+//! A name of ours is never used twice: each carries an id drawn for that very PUT. A listing of names alone tells kind, uploader,
 //! total size and completeness, so the lease database can be rebuilt from it (`design.md` 4, `review.md` A11).
 //!
 //! ```text
@@ -9,6 +9,7 @@
 //! shares/PP/SI/SHNUM.mGEN.ACCT                         whole mutable share (then its manifest)
 //! shares/PP/SI/SHNUM.dGEN.ACCT.SIZE.OFFSET.CHUNK       piece of a mutable share
 //! shares/PP/SI/SHNUM.tGEN.ACCT                         a slot commit without share data (its manifest alone)
+//! shares/PP/SI/SHNUM                                   a container that another server has left: read, never written
 //! ```
 //!
 //! PP is the first two characters of SI; ids are base32; ACCT, SIZE and OFFSET are base 36.
@@ -50,6 +51,9 @@ pub enum StoreObject {
         /// The writer.
         account: AccountId,
     },
+    /// A share in the classic form, behind the header of its container ([`crate::classic`]). Its name tells nothing, and
+    /// people may use it again.
+    Classic,
 }
 
 /// The parts of a piece's name.
@@ -68,45 +72,48 @@ pub struct Piece {
 }
 
 impl StoreObject {
-    /// The share offset of the object's first byte.
+    /// The share offset of the object's first byte of share data.
     pub const fn base_offset(&self) -> u64 {
         match self {
             Self::Piece(piece) | Self::GenerationPiece(piece) => piece.offset,
-            Self::Whole { .. } | Self::Generation { .. } | Self::SlotMarker { .. } => 0,
+            Self::Whole { .. } | Self::Generation { .. } | Self::SlotMarker { .. } | Self::Classic => 0,
         }
     }
 
-    /// The id of the PUT that made the object; its time is the object's age.
-    pub const fn put_id(&self) -> ObjectId {
+    /// The id of the PUT that made the object, if it is one of ours; its time is the object's age.
+    pub const fn put_id(&self) -> Option<ObjectId> {
         match self {
-            Self::Whole { put, .. } => *put,
-            Self::Piece(piece) | Self::GenerationPiece(piece) => piece.chunk,
-            Self::Generation { generation, .. } | Self::SlotMarker { generation, .. } => *generation,
+            Self::Whole { put, .. } => Some(*put),
+            Self::Piece(piece) | Self::GenerationPiece(piece) => Some(piece.chunk),
+            Self::Generation { generation, .. } | Self::SlotMarker { generation, .. } => Some(*generation),
+            Self::Classic => None,
         }
     }
 
-    /// The upload or generation the object belongs to.
-    pub const fn group(&self) -> ObjectId {
+    /// The upload or generation the object belongs to, if it is one of ours.
+    pub const fn group(&self) -> Option<ObjectId> {
         match self {
-            Self::Whole { upload, .. } => *upload,
-            Self::Piece(piece) | Self::GenerationPiece(piece) => piece.group,
-            Self::Generation { generation, .. } | Self::SlotMarker { generation, .. } => *generation,
+            Self::Whole { upload, .. } => Some(*upload),
+            Self::Piece(piece) | Self::GenerationPiece(piece) => Some(piece.group),
+            Self::Generation { generation, .. } | Self::SlotMarker { generation, .. } => Some(*generation),
+            Self::Classic => None,
         }
     }
 
-    /// Who wrote the object.
-    pub const fn account(&self) -> AccountId {
+    /// Who wrote the object, if it is one of ours.
+    pub const fn account(&self) -> Option<AccountId> {
         match self {
-            Self::Piece(piece) | Self::GenerationPiece(piece) => piece.account,
+            Self::Piece(piece) | Self::GenerationPiece(piece) => Some(piece.account),
             Self::Whole { account, .. } | Self::Generation { account, .. } | Self::SlotMarker { account, .. } => {
-                *account
+                Some(*account)
             }
+            Self::Classic => None,
         }
     }
 
-    /// When the object was made, by the lease database's clock.
-    pub fn made_at(&self) -> Timestamp {
-        self.put_id().made_at()
+    /// When the object was made, by the lease database's clock, if it is one of ours.
+    pub fn made_at(&self) -> Option<Timestamp> {
+        self.put_id().map(|put| put.made_at())
     }
 }
 
@@ -144,6 +151,12 @@ impl ObjectKey {
     /// The path, below the backend's root.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether the name is never used again, so that what was read under it once holds for ever. People may remove a container
+    /// and put another one under its name.
+    pub fn is_used_once(&self) -> bool {
+        self.0.rsplit('/').next().is_some_and(|file| file.contains('.'))
     }
 }
 
@@ -183,14 +196,15 @@ fn parse_base36(text: &str) -> Option<u64> {
 
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}.", folder(self.share.storage_index), self.share.number)?;
+        write!(f, "{}{}", folder(self.share.storage_index), self.share.number)?;
         let account = |a: &AccountId| Base36(a.get().into());
         match &self.object {
-            StoreObject::Whole { upload, account: a, put } => write!(f, "i{upload}.{}.{put}", account(a)),
-            StoreObject::Piece(p) => write!(f, "c{p}"),
-            StoreObject::Generation { generation, account: a } => write!(f, "m{generation}.{}", account(a)),
-            StoreObject::GenerationPiece(p) => write!(f, "d{p}"),
-            StoreObject::SlotMarker { generation, account: a } => write!(f, "t{generation}.{}", account(a)),
+            StoreObject::Whole { upload, account: a, put } => write!(f, ".i{upload}.{}.{put}", account(a)),
+            StoreObject::Piece(p) => write!(f, ".c{p}"),
+            StoreObject::Generation { generation, account: a } => write!(f, ".m{generation}.{}", account(a)),
+            StoreObject::GenerationPiece(p) => write!(f, ".d{p}"),
+            StoreObject::SlotMarker { generation, account: a } => write!(f, ".t{generation}.{}", account(a)),
+            StoreObject::Classic => Ok(()),
         }
     }
 }
@@ -216,16 +230,26 @@ fn parse(text: &str) -> Option<ObjectName> {
     if folder(storage_index).strip_suffix('/')? != directory {
         return None;
     }
-    let (number, rest) = file.split_once('.')?;
+    let (number, rest) = file.split_once('.').map_or((file, None), |(number, rest)| (number, Some(rest)));
     let share_number: u8 = number.parse().ok()?;
-    if share_number.to_string() != number || !rest.is_ascii() || rest.is_empty() {
+    if share_number.to_string() != number {
+        return None;
+    }
+    let share = ShareId::new(storage_index, ShareNumber::new(share_number));
+    let object = rest.map_or(Some(StoreObject::Classic), parse_object)?;
+    Some(ObjectName::new(share, object))
+}
+
+/// The part of a name behind the share number and a dot.
+fn parse_object(rest: &str) -> Option<StoreObject> {
+    if !rest.is_ascii() || rest.is_empty() {
         return None;
     }
     let (letter, rest) = rest.split_at(1);
     let fields: Vec<&str> = rest.splitn(6, '.').collect();
     let account = |text: &str| Some(AccountId::new(parse_base36(text)?.try_into().ok()?));
     let id = |text: &str| text.parse::<ObjectId>().ok();
-    let object = match (letter, fields.as_slice()) {
+    Some(match (letter, fields.as_slice()) {
         ("i", [upload, a, put]) => StoreObject::Whole { upload: id(upload)?, account: account(a)?, put: id(put)? },
         ("m", [generation, a]) => StoreObject::Generation { generation: id(generation)?, account: account(a)? },
         ("t", [generation, a]) => StoreObject::SlotMarker { generation: id(generation)?, account: account(a)? },
@@ -240,8 +264,7 @@ fn parse(text: &str) -> Option<ObjectName> {
             if letter == "c" { StoreObject::Piece(piece) } else { StoreObject::GenerationPiece(piece) }
         }
         _ => return None,
-    };
-    Some(ObjectName::new(ShareId::new(storage_index, ShareNumber::new(share_number)), object))
+    })
 }
 
 #[cfg(test)]
@@ -259,12 +282,13 @@ pub(crate) mod tests {
                 chunk: ObjectId::new(chunk),
             },
         );
-        (piece, 0..5).prop_map(|(p, kind)| match kind {
+        (piece, 0..6).prop_map(|(p, kind)| match kind {
             0 => StoreObject::Whole { upload: p.group, account: p.account, put: p.chunk },
             1 => StoreObject::Piece(p),
             2 => StoreObject::Generation { generation: p.group, account: p.account },
             3 => StoreObject::GenerationPiece(p),
-            _ => StoreObject::SlotMarker { generation: p.group, account: p.account },
+            4 => StoreObject::SlotMarker { generation: p.group, account: p.account },
+            _ => StoreObject::Classic,
         })
     }
 
@@ -286,8 +310,15 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn foreign_containers_and_their_chunks_are_not_our_objects() {
-        for text in ["shares/aa/aaaaaaaaaaaaaaaaaaaaaaaaaa/1", "shares/aa/aaaaaaaaaaaaaaaaaaaaaaaaaa/1.1", "x", ""] {
+    fn only_the_exact_name_of_a_container_is_one() {
+        let si = "aaaaaaaaaaaaaaaaaaaaaaaaaa";
+        let name: ObjectName = format!("shares/aa/{si}/10").parse().expect("a container");
+        assert_eq!((name.share.number.get(), name.object), (10, StoreObject::Classic));
+        for file in ["", "01", "256", "-1", "+1", "1.", "1.1", "1.tmp", "one", "1/"] {
+            assert!(format!("shares/aa/{si}/{file}").parse::<ObjectName>().is_err(), "{file}");
+        }
+        // Uploads that a classic server was taking in, and its other files.
+        for text in [format!("shares/incoming/aa/{si}/1"), format!("shares/ab/{si}/1"), "x".into(), String::new()] {
             assert!(text.parse::<ObjectName>().is_err(), "{text}");
         }
     }

@@ -7,10 +7,17 @@
 use std::future::Future;
 
 use crate::account::{Account, AccountState, Usage};
+use crate::backup::{Export, Import, ImportOutcome, Pages};
 use crate::beat::BeatName;
 use crate::bucket::{Chunk, Upload};
 use crate::chunk::{ObjectName, StoreObject};
 use crate::clock::Timestamp;
+use crate::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix};
+use crate::crawl::{Crawled, ForgetOutcome, Settle, SettleOutcome, Spared, Survey, TakeOver};
+use crate::expiry::{
+    ExpireLeases, ExpireOutcome, KeepAlive, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone,
+    UnleasedTotals,
+};
 use crate::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use crate::lease::Lease;
 use crate::locator::Locator;
@@ -52,7 +59,7 @@ pub struct SlotToken(pub [u8; 16]);
 
 /// Counts the histories of a lease database: each restore, and each loss of commits that was noticed, begins another
 /// one. What was read in one history commits nothing in the next (`review.md` B2, C3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
 /// What may be done with what is stored.
@@ -73,6 +80,11 @@ pub struct Deployment {
     pub epoch: Epoch,
     /// Whether anything may be deleted.
     pub mode: Mode,
+    /// Since when every lease that was granted is known; `None`: since ever. What accounts use is a lower bound for
+    /// what was granted before.
+    pub complete_since: Option<Timestamp>,
+    /// When the newest complete backup began; `None`: there never was one.
+    pub backed_up_until: Option<Timestamp>,
 }
 
 /// A tick of the deployment's heart (`review.md` B1).
@@ -127,7 +139,7 @@ pub struct Relocate {
 }
 
 /// A share that exists.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShareRow {
     /// Its number.
     pub number: ShareNumber,
@@ -227,6 +239,8 @@ pub struct SlotSnapshot {
     pub has_immutable: bool,
     /// The epoch it belongs to.
     pub epoch: Epoch,
+    /// In recovery mode the slot may lack its last commits until it is settled.
+    pub mode: Mode,
 }
 
 /// What a slot commit does to one share.
@@ -362,6 +376,15 @@ pub struct AccountChange {
     pub lease_days: Option<u32>,
     /// Text for the account's owner.
     pub message: Option<String>,
+    /// Whether its leases outlive what was granted.
+    pub keep_alive: Option<KeepAlive>,
+}
+
+impl AccountChange {
+    /// Whether it gives an account in `old` state its leases' time again, which stood still while it was suspended.
+    pub fn thaws(&self, old: AccountState) -> bool {
+        old == AccountState::Suspended && self.state.is_some_and(|state| state != AccountState::Suspended)
+    }
 }
 
 /// What became of making an account.
@@ -436,6 +459,22 @@ pub trait LeaseDb: Send + Sync + 'static {
     /// All leases on a storage index, by share and account.
     fn list_leases(&self, storage_index: StorageIndex) -> impl Future<Output = Result<Vec<LeaseRow>>> + Send;
 
+    /// Lets the account's leases on these shares last until these times at least, as leases of another server did that the
+    /// shares came from.
+    fn prolong_leases(
+        &self,
+        storage_index: StorageIndex,
+        account: AccountId,
+        ends: Vec<(ShareNumber, Timestamp)>,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// Storage indexes that have shares, ascending, behind `after`.
+    fn list_storage_indexes(
+        &self,
+        after: Option<StorageIndex>,
+        max: u32,
+    ) -> impl Future<Output = Result<Vec<StorageIndex>>> + Send;
+
     /// A slot with its shares in one snapshot.
     fn read_slot(&self, storage_index: StorageIndex) -> impl Future<Output = Result<SlotSnapshot>> + Send;
 
@@ -445,8 +484,8 @@ pub trait LeaseDb: Send + Sync + 'static {
     /// Makes objects garbage that were stored for nothing, save those that a row names (`review.md` A3).
     fn discard_objects(&self, objects: Vec<ObjectName>) -> impl Future<Output = Result<()>> + Send;
 
-    /// Claims garbage that is due; the claim lapses after `claim_seconds`. Nothing unless the database is in normal
-    /// mode and of this epoch.
+    /// Claims garbage that is due and that no backup may name; the claim lapses after `claim_seconds`. Nothing unless
+    /// the database is in normal mode and of this epoch.
     fn claim_garbage(
         &self,
         epoch: Epoch,
@@ -465,6 +504,41 @@ pub trait LeaseDb: Send + Sync + 'static {
     /// become garbage. False if the share has changed: then nothing names the new objects.
     fn relocate(&self, request: Relocate) -> impl Future<Output = Result<bool>> + Send;
 
+    /// Leases behind `after` in the order of shares and accounts, at most `max`.
+    fn lease_page(&self, after: Option<LeaseOnShare>, max: u32) -> impl Future<Output = Result<LeasePage>> + Send;
+
+    /// Removes leases that have ended, are as they were read, and whose storage index nobody is changing. A share that
+    /// loses its last one is queued.
+    fn expire_leases(&self, request: ExpireLeases) -> impl Future<Output = Result<ExpireOutcome>> + Send;
+
+    /// Forgets removed leases whose time to be put back has passed, at most `max`; tells how many.
+    fn purge_expired(&self, max: u32) -> impl Future<Output = Result<u64>> + Send;
+
+    /// Queued shares behind `after` that were queued until `until`, at most `max`.
+    fn list_unleased(
+        &self,
+        after: Option<ShareId>,
+        until: Timestamp,
+        max: u32,
+    ) -> impl Future<Output = Result<Vec<ShareId>>> + Send;
+
+    /// What is queued, and what to compare it with.
+    fn unleased_totals(&self) -> impl Future<Output = Result<UnleasedTotals>> + Send;
+
+    /// Turns queued shares that nobody leases and that are old enough into garbage that can be put back.
+    fn retire_shares(&self, request: RetireShares) -> impl Future<Output = Result<RetireOutcome>> + Send;
+
+    /// Puts back removed shares with their leases, as long as nothing of them has been deleted.
+    fn undo(&self, request: Undo) -> impl Future<Output = Result<Undone>> + Send;
+
+    /// Storage indexes behind `after` of which a run removed leases that can be put back, at most `max`.
+    fn list_expired(
+        &self,
+        run: RunId,
+        after: Option<StorageIndex>,
+        max: u32,
+    ) -> impl Future<Output = Result<Vec<StorageIndex>>> + Send;
+
     /// What the database is.
     fn deployment(&self) -> impl Future<Output = Result<Deployment>> + Send;
 
@@ -473,6 +547,55 @@ pub trait LeaseDb: Send + Sync + 'static {
 
     /// Counts a beat, or notices that commits were lost (`review.md` B1).
     fn tick(&self, tick: Tick) -> impl Future<Output = Result<TickOutcome>> + Send;
+
+    /// What is known of a storage index, to be compared with its folder.
+    fn survey(&self, storage_index: StorageIndex) -> impl Future<Output = Result<Survey>> + Send;
+
+    /// Makes rows and objects of a storage index agree.
+    fn settle(&self, settle: Settle) -> impl Future<Output = Result<SettleOutcome>> + Send;
+
+    /// Shares of a unit by storage index and number, behind `after`.
+    fn page_shares(
+        &self,
+        unit: Prefix,
+        after: Option<ShareId>,
+        max: u32,
+    ) -> impl Future<Output = Result<Vec<Crawled>>> + Send;
+
+    /// Uploads and garbage of these storage indexes.
+    fn spared(&self, storage_indexes: Vec<StorageIndex>) -> impl Future<Output = Result<Spared>> + Send;
+
+    /// Claims a unit of a reconcile run for a worker, for `claim_seconds`; the run gives a sign of life with it.
+    fn claim_unit(
+        &self,
+        run: RunId,
+        worker: ObjectId,
+        claim_seconds: i64,
+    ) -> impl Future<Output = Result<ClaimUnitOutcome>> + Send;
+
+    /// Claims a unit for longer. False if somebody else has it, or the run has ended.
+    fn keep_unit(
+        &self,
+        run: RunId,
+        unit: Prefix,
+        worker: ObjectId,
+        claim_seconds: i64,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Ends a worker's unit and adds what was counted to the run's totals; where the unit is braked, ends the run. False
+    /// if somebody else has the unit by now, or the run has ended: then nothing is counted.
+    fn finish_unit(&self, finish: FinishUnit) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Notes that a reconcile run has compared everything since this epoch began: then recovery ends by itself, with the
+    /// first tick a quarter of an hour after its beginning. False if the run began before, or did not compare everything.
+    fn end_recovery(&self, epoch: Epoch, run: RunId) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Begins a database on a backend that is not empty, in recovery mode. False if it has begun otherwise: it has ticked or
+    /// has shares, or accounts where the backend was another deployment's.
+    fn take_over(&self, take_over: TakeOver) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Forgets a lost share, at a person's wish; `token` is a fresh random value for its slot.
+    fn forget_lost(&self, share: ShareId, token: SlotToken) -> impl Future<Output = Result<ForgetOutcome>> + Send;
 
     /// Begins a run of a job, unless one of its kind is under way. One that died is abandoned. A run that is not dry takes the
     /// permission to pass brakes that its predecessor was given.
@@ -489,6 +612,21 @@ pub trait LeaseDb: Send + Sync + 'static {
 
     /// Lets the run after a braked one pass the brakes, once.
     fn permit_run(&self, run: RunId) -> impl Future<Output = Result<PermitOutcome>> + Send;
+
+    /// Counts again what an account holds, and makes its counters say so. Gives what they said, and what they say now.
+    fn recount_usage(&self, account: AccountId) -> impl Future<Output = Result<(Usage, Usage)>> + Send;
+
+    /// Everything there is, at one instant.
+    fn export(&self) -> impl Future<Output = Result<Export>> + Send;
+
+    /// Makes an empty lease database what an export was, but for uploads; all of it or nothing.
+    fn import(&self, import: Import, pages: Pages) -> impl Future<Output = Result<ImportOutcome>> + Send;
+
+    /// Whether there is nothing in it: no account that somebody made, no share, no upload, no garbage, no beat.
+    fn is_empty(&self) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Notes that all that was committed before this moment, in this epoch, is in a complete backup (`review.md` C2).
+    fn note_backup(&self, epoch: Epoch, until: Timestamp) -> impl Future<Output = Result<()>> + Send;
 
     /// Keeps a corruption report, unless the share has enough open ones.
     fn advise(&self, advisory: Advisory) -> impl Future<Output = Result<()>> + Send;
@@ -535,8 +673,13 @@ pub trait LeaseDb: Send + Sync + 'static {
     /// The credentials of an account, newest first.
     fn list_credentials(&self, account: AccountId) -> impl Future<Output = Result<Vec<Credential>>> + Send;
 
-    /// Revokes an account's credentials and closes it; its name is free again, its leases age away.
-    fn close_account(&self, account: AccountId) -> impl Future<Output = Result<bool>> + Send;
+    /// Revokes an account's credentials and closes it; its name is free again. Its leases age away, or end in
+    /// `release_seconds` at the latest.
+    fn close_account(
+        &self,
+        account: AccountId,
+        release_seconds: Option<i64>,
+    ) -> impl Future<Output = Result<bool>> + Send;
 
     /// What an account holds, exactly.
     fn usage(&self, account: AccountId) -> impl Future<Output = Result<Usage>> + Send;

@@ -11,11 +11,15 @@
 pub mod account;
 pub mod accountant;
 pub mod backend;
+pub mod backup;
 pub mod beat;
 pub mod bucket;
 pub mod chunk;
+pub mod classic;
 pub mod clock;
 pub mod contact;
+pub mod crawl;
+pub mod expiry;
 pub mod id;
 pub mod lease;
 pub mod leasedb;

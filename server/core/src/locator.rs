@@ -1,13 +1,16 @@
 //! Where the bytes of a share are: extents of store objects, and their compact stored form.
 //!
 //! Invariant: extents ascend, do not overlap, and each lies within the share. Bytes of a mutable share that no extent
-//! covers read as zeros; an immutable share has no such bytes.
+//! covers read as zeros; an immutable share has no such bytes. A share in the classic form is one extent, even when it is
+//! empty, for its container is there all the same.
 
 use std::ops::Range;
 
 use crate::chunk::{Piece, StoreObject};
+use crate::classic::header_bytes;
 use crate::id::{AccountId, ObjectId};
 use crate::range::intersection;
+use crate::share::ShareKind;
 
 /// A run of share bytes and the object that holds them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +23,11 @@ pub struct Extent {
 
 /// Where all bytes of one share are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Locator(Vec<Extent>);
+pub struct Locator {
+    extents: Vec<Extent>,
+    /// What comes before share data in the object: a container's header.
+    header_bytes: u64,
+}
 
 /// A stored locator that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,46 +46,68 @@ pub enum Segment {
 const VERSION: u8 = 1;
 const SAME_GROUP: u8 = 0x08;
 const OFFSET_IS_START: u8 = 0x10;
+/// The kind of a container's extent, which is alone; the length of the header follows.
+const CLASSIC: u8 = 5;
 
 impl Locator {
     /// Makes a locator of extents.
     ///
     /// # Errors
-    /// [`LocatorError`] if they do not ascend, overlap, are empty, or begin before their object does.
+    /// [`LocatorError`] if they do not ascend, overlap, are empty, begin before their object does, or are of a container.
     pub fn new(extents: Vec<Extent>) -> Result<Self, LocatorError> {
         let mut at = 0;
         for extent in &extents {
+            if extent.object == StoreObject::Classic {
+                return Err(LocatorError);
+            }
             if extent.range.start < at || extent.range.is_empty() || extent.object.base_offset() > extent.range.start {
                 return Err(LocatorError);
             }
             at = extent.range.end;
         }
-        Ok(Self(extents))
+        Ok(Self { extents, header_bytes: 0 })
+    }
+
+    /// The locator of a share in the classic form.
+    pub fn classic(kind: ShareKind, size_bytes: u64) -> Self {
+        let extents = vec![Extent { range: 0..size_bytes, object: StoreObject::Classic }];
+        Self { extents, header_bytes: header_bytes(kind) }
+    }
+
+    /// Whether the share is in the classic form.
+    pub fn is_classic(&self) -> bool {
+        self.header_bytes > 0
     }
 
     /// The extents, ascending.
     pub fn extents(&self) -> &[Extent] {
-        &self.0
+        &self.extents
     }
 
     /// The distinct objects, in order of first use.
     pub fn objects(&self) -> Vec<StoreObject> {
         let mut seen = std::collections::HashSet::new();
-        self.0.iter().map(|extent| extent.object).filter(|object| seen.insert(*object)).collect()
+        self.extents.iter().map(|extent| extent.object).filter(|object| seen.insert(*object)).collect()
+    }
+
+    /// For each extent its object, and how long that must be at the least, in bytes.
+    pub fn lengths(&self) -> impl Iterator<Item = (StoreObject, u64)> + '_ {
+        let length = |extent: &Extent| extent.range.end - extent.object.base_offset() + self.header_bytes;
+        self.extents.iter().map(move |extent| (extent.object, length(extent)))
     }
 
     /// What to read for `range` of the share, in order.
     pub fn segments(&self, range: Range<u64>) -> Vec<Segment> {
         let mut segments = Vec::new();
         let mut at = range.start;
-        let first = self.0.partition_point(|extent| extent.range.end <= range.start);
-        for extent in &self.0[first..] {
+        let first = self.extents.partition_point(|extent| extent.range.end <= range.start);
+        for extent in &self.extents[first..] {
             let Some(part) = intersection(&extent.range, &range) else { break };
             if part.start > at {
                 segments.push(Segment::Zeros(part.start - at));
             }
-            let base = extent.object.base_offset();
-            segments.push(Segment::Object(extent.object, part.start - base..part.end - base));
+            let in_object = |offset| offset - extent.object.base_offset() + self.header_bytes;
+            segments.push(Segment::Object(extent.object, in_object(part.start)..in_object(part.end)));
             at = part.end;
         }
         if at < range.end {
@@ -90,10 +119,15 @@ impl Locator {
     /// The stored form: about 20 bytes for each piece.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
-        put_varint(&mut out, self.0.len() as u64);
+        put_varint(&mut out, self.extents.len() as u64);
         let (mut group, mut at) = (None, 0);
-        for extent in &self.0 {
-            let (kind, this_group, put) = parts(&extent.object);
+        for extent in &self.extents {
+            let Some((kind, this_group, put)) = parts(&extent.object) else {
+                out.push(CLASSIC);
+                put_varint(&mut out, self.header_bytes);
+                put_varint(&mut out, extent.range.end);
+                break;
+            };
             let offset_is_start = extent.object.base_offset() == extent.range.start;
             let same = group == Some(this_group);
             let flags = if same { SAME_GROUP } else { 0 } | if offset_is_start { OFFSET_IS_START } else { 0 };
@@ -132,6 +166,9 @@ impl Locator {
             return Err(LocatorError);
         }
         let mut extents = Vec::with_capacity(count as usize);
+        if count == 1 && input.0.first() == Some(&CLASSIC) {
+            return Self::decode_classic(&input.0[1..]);
+        }
         let (mut group, mut at) = (None, 0u64);
         for _ in 0..count {
             let tag = input.byte()?;
@@ -146,18 +183,30 @@ impl Locator {
         }
         if input.0.is_empty() { Self::new(extents) } else { Err(LocatorError) }
     }
+
+    fn decode_classic(bytes: &[u8]) -> Result<Self, LocatorError> {
+        let mut input = Input(bytes);
+        let (header, size_bytes) = (input.varint()?, input.varint()?);
+        let kind = [ShareKind::Immutable, ShareKind::Mutable].into_iter().find(|kind| header_bytes(*kind) == header);
+        match kind {
+            Some(kind) if input.0.is_empty() => Ok(Self::classic(kind, size_bytes)),
+            _ => Err(LocatorError),
+        }
+    }
 }
 
 type Group = (ObjectId, AccountId, u64);
 
-fn parts(object: &StoreObject) -> (u8, Group, Option<ObjectId>) {
-    match object {
+/// What is stored of one of our objects.
+fn parts(object: &StoreObject) -> Option<(u8, Group, Option<ObjectId>)> {
+    Some(match object {
         StoreObject::Whole { upload, account, put } => (0, (*upload, *account, 0), Some(*put)),
         StoreObject::Piece(p) => (1, (p.group, p.account, p.size_bytes), Some(p.chunk)),
         StoreObject::Generation { generation, account } => (2, (*generation, *account, 0), None),
         StoreObject::GenerationPiece(p) => (3, (p.group, p.account, p.size_bytes), Some(p.chunk)),
         StoreObject::SlotMarker { generation, account } => (4, (*generation, *account, 0), None),
-    }
+        StoreObject::Classic => return None,
+    })
 }
 
 fn decode_extent(tag: u8, group: Group, at: u64, input: &mut Input<'_>) -> Result<Extent, LocatorError> {
@@ -239,7 +288,15 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_locator() -> impl Strategy<Value = Locator> {
-        let extent = (crate::chunk::tests::any_object(), 0u64..5, 1u64..1 << 40, 0u64..9);
+        let classic = (any::<bool>(), 0u64..1 << 40).prop_map(|(mutable, size_bytes)| {
+            Locator::classic(if mutable { ShareKind::Mutable } else { ShareKind::Immutable }, size_bytes)
+        });
+        prop_oneof![1 => classic, 9 => any_locator_of_ours()]
+    }
+
+    fn any_locator_of_ours() -> impl Strategy<Value = Locator> {
+        let ours = crate::chunk::tests::any_object().prop_filter("of ours", |object| *object != StoreObject::Classic);
+        let extent = (ours, 0u64..5, 1u64..1 << 40, 0u64..9);
         proptest::collection::vec(extent, 0..9).prop_map(|parts| {
             let mut at = 0;
             let extents = parts.into_iter().map(|(mut object, gap, length, back)| {
@@ -274,5 +331,18 @@ mod tests {
             }).sum();
             prop_assert_eq!(total, range.end - range.start);
         }
+    }
+
+    #[test]
+    fn share_data_lies_behind_the_header_of_a_container() {
+        let locator = Locator::classic(ShareKind::Mutable, 100);
+        assert_eq!(locator.segments(10..100), [Segment::Object(StoreObject::Classic, 478..568)]);
+        let empty = Locator::classic(ShareKind::Immutable, 0);
+        assert_eq!((empty.objects(), empty.segments(0..0)), (vec![StoreObject::Classic], vec![]));
+        // Written by the release before: its locators are read as they were.
+        let object = StoreObject::Generation { generation: ObjectId::new([7; 16]), account: AccountId::new(16) };
+        let stored = [&[1, 1, 0x12][..], &[7; 16], &[16, 0, 0, 5]].concat();
+        let old = Locator::new(vec![Extent { range: 0..5, object }]).expect("one extent");
+        assert_eq!((Locator::decode(&stored), old.encode()), (Ok(old.clone()), stored));
     }
 }

@@ -9,7 +9,13 @@ use crate::leasedb::SlotToken;
 use crate::locator::{Input, Locator, LocatorError, put_varint};
 use crate::secret::SecretHash;
 
-const MAGIC: &[u8; 8] = b"LhSlotM1";
+const MAGIC: &[u8; 8] = b"LhSlotM2";
+/// Bytes of the BLAKE3 hash that guards a manifest: against rot, not against forgers, who could write a whole object.
+const CHECKSUM_BYTES: usize = 16;
+/// What is behind the manifest itself: checksum, length, magic.
+const TAIL_BYTES: usize = CHECKSUM_BYTES + 4 + MAGIC.len();
+/// The longest trailer that is read back. The largest slot that can be written stays far below it.
+pub const TRAILER_MAX_BYTES: u64 = 64 << 20;
 
 /// What a slot is after one commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +33,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The bytes to write behind share data: the manifest, its length in four bytes, and a magic of eight.
+    /// The bytes to write behind share data: the manifest, a checksum, the manifest's length in four bytes, and a magic.
     pub fn encode_trailer(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
         out.extend_from_slice(self.generation.as_bytes());
@@ -44,9 +50,22 @@ impl Manifest {
             out.extend_from_slice(&locator);
         }
         let length = u32::try_from(out.len()).expect("a manifest of 256 shares is far below 4 GiB");
+        let checksum = checksum(&out);
+        out.extend_from_slice(&checksum);
         out.extend_from_slice(&length.to_be_bytes());
         out.extend_from_slice(MAGIC);
         out
+    }
+
+    /// How long the trailer is of which an object's last bytes are `end`.
+    ///
+    /// # Errors
+    /// [`LocatorError`] if they do not end a trailer, or one that is longer than any we write.
+    pub fn trailer_length(end: &[u8]) -> Result<u64, LocatorError> {
+        let rest = end.strip_suffix(MAGIC).ok_or(LocatorError)?;
+        let length = rest.last_chunk::<4>().ok_or(LocatorError)?;
+        let length = u64::from(u32::from_be_bytes(*length)) + TAIL_BYTES as u64;
+        if length <= TRAILER_MAX_BYTES { Ok(length) } else { Err(LocatorError) }
     }
 
     /// Reads the manifest at the end of an object.
@@ -56,7 +75,11 @@ impl Manifest {
     pub fn decode_trailer(object: &[u8]) -> Result<Self, LocatorError> {
         let rest = object.strip_suffix(MAGIC).ok_or(LocatorError)?;
         let (rest, length) = rest.split_last_chunk::<4>().ok_or(LocatorError)?;
+        let (rest, sum) = rest.split_last_chunk::<CHECKSUM_BYTES>().ok_or(LocatorError)?;
         let start = rest.len().checked_sub(u32::from_be_bytes(*length) as usize).ok_or(LocatorError)?;
+        if checksum(&rest[start..]) != *sum {
+            return Err(LocatorError);
+        }
         let mut input = Input(&rest[start..]);
         let generation = ObjectId::new(input.array()?);
         let token = SlotToken(input.array()?);
@@ -75,6 +98,12 @@ impl Manifest {
         }
         Ok(Self { generation, token, base: (has_base == 1).then_some(base), write_enabler, shares })
     }
+}
+
+fn checksum(manifest: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let mut sum = [0; CHECKSUM_BYTES];
+    sum.copy_from_slice(&blake3::hash(manifest).as_bytes()[..CHECKSUM_BYTES]);
+    sum
 }
 
 #[cfg(test)]
@@ -99,14 +128,26 @@ mod tests {
         };
         let mut bytes = b"share".to_vec();
         bytes.extend(manifest.encode_trailer());
+        let length = Manifest::trailer_length(&bytes).expect("a trailer");
+        assert_eq!(length as usize, bytes.len() - b"share".len());
         assert_eq!(Manifest::decode_trailer(&bytes), Ok(manifest));
+        for at in b"share".len()..bytes.len() {
+            for bit in 0..8 {
+                bytes[at] ^= 1 << bit;
+                assert!(Manifest::decode_trailer(&bytes).is_err(), "bit {bit} of byte {at} is another");
+                bytes[at] ^= 1 << bit;
+            }
+        }
     }
 
     proptest! {
         #[test]
         fn hostile_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), length: u32) {
-            bytes.extend_from_slice(&length.to_be_bytes());
+            let sum = checksum(&bytes[bytes.len() - bytes.len().min(length as usize % 256)..]);
+            bytes.extend_from_slice(&sum);
+            bytes.extend_from_slice(&(length % 256).to_be_bytes());
             bytes.extend_from_slice(MAGIC);
+            let _ = Manifest::trailer_length(&bytes);
             let _ = Manifest::decode_trailer(&bytes);
         }
     }

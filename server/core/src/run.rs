@@ -17,6 +17,9 @@ pub const RUN_SILENCE_SECONDS: i64 = 300;
 pub const RUNS_KEPT: u32 = 200;
 /// How many names a run's totals may have.
 const TOTALS_MAX: usize = 256;
+/// How much of the whole is done, in units of the job's own.
+const DONE: &str = "part_done";
+const WHOLE: &str = "part_whole";
 
 /// Which job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,6 +149,22 @@ impl Totals {
         self.0.iter().map(|(name, count)| (name.as_str(), *count))
     }
 
+    /// Sets how much of the whole is done, for whoever watches.
+    pub fn set_part(&mut self, done: u64, whole: u64) {
+        self.set(DONE, done);
+        self.set(WHOLE, whole);
+    }
+
+    /// How much of the whole is done, where that is known.
+    pub fn part(&self) -> Option<(u64, u64)> {
+        self.0.get(WHOLE).map(|whole| (self.of(DONE).min(*whole), *whole))
+    }
+
+    /// All numbers but those of [`part`](Self::part).
+    pub fn shown(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.iter().filter(|(name, _)| ![DONE, WHOLE].contains(name))
+    }
+
     /// Adds all numbers of another.
     pub fn merge(&mut self, other: &Self) {
         for (name, count) in other.iter() {
@@ -193,6 +212,8 @@ pub struct Run {
     pub state: RunState,
     /// Whether it may pass a brake: somebody allowed the one before it to go on.
     pub permitted: bool,
+    /// Whether the next run of its kind may pass: somebody has looked at what stopped this one.
+    pub allowed: bool,
     /// By what rules it went, in words; two runs with the same words did the same.
     pub policy: String,
     /// When it began.
@@ -270,6 +291,16 @@ mod tests {
         assert_eq!((totals.of("shares_examined"), totals.of("nothing")), (8, 0));
         assert_eq!(totals.encode(), format!("bytes {}\nshares_examined 8\n", u64::MAX));
         assert_eq!(Totals::decode(&totals.encode()), Ok(totals));
+    }
+
+    #[test]
+    fn progress_is_told_apart_from_what_is_counted() {
+        let mut totals = Totals::default();
+        assert_eq!(totals.part(), None);
+        totals.add("units", 1);
+        totals.set_part(7, 5);
+        assert_eq!(totals.part(), Some((5, 5)), "never more than all");
+        assert_eq!(totals.shown().collect::<Vec<_>>(), [("units", 1)]);
     }
 
     #[test]

@@ -104,6 +104,13 @@ secret!(
     Swissnum, "swissnum", 1..=256usize, "leasehold swissnum v1"
 );
 
+impl WriteEnabler {
+    /// The bytes, for a classic container, which keeps them as they are.
+    pub(crate) fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl Swissnum {
     /// Makes a new one: 32 random bytes as base32 text, 52 characters.
     pub fn generate(entropy: &crate::clock::Entropy) -> Self {

@@ -3,6 +3,7 @@
 use leasehold_core::account::AccountState;
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::Timestamp;
+use leasehold_core::expiry::KeepAlive;
 use leasehold_core::lease::Lease;
 use leasehold_core::leasedb::{GarbageReason, LeaseDbError, Mode, Result};
 use leasehold_core::locator::{Extent, Locator};
@@ -39,6 +40,16 @@ pub(crate) const fn reason_number(reason: GarbageReason) -> i16 {
         GarbageReason::Superseded => 3,
         GarbageReason::Aborted => 4,
         GarbageReason::Orphan => 5,
+    }
+}
+
+pub(crate) const fn reason_of(number: i16) -> GarbageReason {
+    match number {
+        1 => GarbageReason::Unleased,
+        2 => GarbageReason::Removed,
+        3 => GarbageReason::Superseded,
+        4 => GarbageReason::Aborted,
+        _ => GarbageReason::Orphan,
     }
 }
 
@@ -84,6 +95,19 @@ pub(crate) const fn permit_outcome(found: Option<(RunState, bool)>) -> PermitOut
         Some((RunState::Braked, false)) => PermitOutcome::Permitted,
         Some(_) => PermitOutcome::NotBraked,
     }
+}
+
+/// The stored form of an account's promise: days, -1 for ever, nothing for none.
+pub(crate) fn keep_days(keep_alive: KeepAlive) -> Option<i32> {
+    match keep_alive {
+        KeepAlive::None => None,
+        KeepAlive::Days(days) => Some(i32::try_from(days).unwrap_or(i32::MAX)),
+        KeepAlive::Always => Some(-1),
+    }
+}
+
+pub(crate) fn keep_alive_of(days: Option<i32>) -> KeepAlive {
+    days.map_or(KeepAlive::None, |days| u32::try_from(days).map_or(KeepAlive::Always, KeepAlive::Days))
 }
 
 pub(crate) fn lease_of(renewed_at: i64, expires_at: i64) -> Lease {

@@ -6,8 +6,10 @@
 
 mod any;
 mod columns;
+mod export;
 mod plan;
 pub mod postgres;
+mod removed;
 pub mod sqlite;
 
 pub use any::AnyLeaseDb;

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use leasehold_core::backend::{Backend, BackendError, ByteStream, ListPage};
 use leasehold_core::chunk::ObjectKey;
+use leasehold_core::clock::Timestamp;
 
 use super::cached_blocks::CachedBlocks;
 use super::directory::DirectoryBackend;
@@ -52,6 +53,13 @@ impl Backend for AnyBackend {
         match self {
             Self::Directory(backend) => backend.available_bytes().await,
             Self::S3(backend) => backend.available_bytes().await,
+        }
+    }
+
+    async fn date(&self) -> Result<Option<Timestamp>, BackendError> {
+        match self {
+            Self::Directory(backend) => backend.date().await,
+            Self::S3(backend) => backend.date().await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Keeps blocks of store objects that were read lately in memory, around any backend.
 //!
-//! Correct by construction, because names are never used twice: a block that was read once is right for ever. Clients
+//! Correct by construction, because names are never used twice (those that may be are not cached): a block that was read
+//! once is right for ever. Clients
 //! read headers, nodes of hash trees and blocks of tens of KB one by one, so a whole aligned block is fetched for the
 //! first of them. Longer ranges pass by: one request brings them faster than a request for each block, and nobody asks
 //! twice. Callers that miss the same block at the same time share one fetch, which goes on when the caller that began it
@@ -19,6 +20,7 @@ use futures_util::future::{BoxFuture, Shared, try_join_all};
 use futures_util::stream::{self, StreamExt};
 use leasehold_core::backend::{Backend, BackendError, ByteStream, ListPage};
 use leasehold_core::chunk::ObjectKey;
+use leasehold_core::clock::Timestamp;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use quick_cache::Weighter;
@@ -208,7 +210,7 @@ impl<B: BlockSource> Backend for CachedBlocks<B> {
     }
 
     async fn get(&self, name: &ObjectKey, range: Range<u64>) -> Result<ByteStream, BackendError> {
-        if range.is_empty() || range.end - range.start > RANGE_BYTES_MAX {
+        if range.is_empty() || range.end - range.start > RANGE_BYTES_MAX || !name.is_used_once() {
             return self.0.backend.get(name, range).await;
         }
         self.read(name, range).await
@@ -224,5 +226,9 @@ impl<B: BlockSource> Backend for CachedBlocks<B> {
 
     async fn available_bytes(&self) -> Result<u64, BackendError> {
         self.0.backend.available_bytes().await
+    }
+
+    async fn date(&self) -> Result<Option<Timestamp>, BackendError> {
+        self.0.backend.date().await
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use leasehold_core::backend::{Backend, BackendError, ByteStream, ListPage};
 use leasehold_core::chunk::ObjectKey;
-use leasehold_core::clock::SteadyClock;
+use leasehold_core::clock::{SteadyClock, Timestamp};
 use leasehold_core::contact::Contact;
 
 /// A store that nobody has used for this long is doubted too.
@@ -77,5 +77,9 @@ impl<B: Backend> Backend for Watched<B> {
             self.list(PROBE_PREFIX, None, 1).await?;
         }
         self.inner.available_bytes().await
+    }
+
+    async fn date(&self) -> Result<Option<Timestamp>, BackendError> {
+        self.note(self.inner.date().await)
     }
 }

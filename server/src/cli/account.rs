@@ -6,6 +6,8 @@ use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use leasehold_config::Size;
 use leasehold_core::account::AccountState;
+use leasehold_core::expiry::KeepAlive;
+use leasehold_core::lease::DAY_SECONDS;
 use leasehold_core::leasedb::{AccountChange, LeaseDb};
 use leasehold_leasedb::AnyLeaseDb;
 use serde_json::json;
@@ -73,9 +75,17 @@ pub(super) enum AccountCommand {
         common: Common,
     },
     /// Revoke an account's addresses and close it; its leases age away
+    ///
+    /// Leases end as they would have. Nothing else becomes of its shares, and nothing at all of those that others lease.
     Delete {
         /// The account's name
         name: String,
+        /// End its leases soon, so that expiry frees what nobody else leases
+        #[arg(long)]
+        release: bool,
+        /// How long its leases stay after all, with --release
+        #[arg(long, value_name = "DAYS", default_value_t = 30, requires = "release")]
+        grace_days: u32,
         #[command(flatten)]
         common: Common,
     },
@@ -92,6 +102,9 @@ pub(super) struct Settings {
     /// Days that a lease renewal grants it, where more than 31
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(31..=3650))]
     lease_days: Option<u32>,
+    /// Days after its last use for which none of its leases ends; `never` lets none end, `none` lifts this
+    #[arg(long, value_name = "DAYS")]
+    keep_days: Option<Keep>,
     /// A text for its owner, shown by GET /account/v1
     #[arg(long, value_name = "TEXT")]
     message: Option<String>,
@@ -107,6 +120,24 @@ impl std::str::FromStr for Quota {
         match text {
             "none" => Ok(Self(None)),
             text => text.parse::<Size>().map(|size| Self(Some(size.0))).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Keep(KeepAlive);
+
+impl std::str::FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self(KeepAlive::None)),
+            "never" => Ok(Self(KeepAlive::Always)),
+            text => match text.parse() {
+                Ok(days @ 1..=3650) => Ok(Self(KeepAlive::Days(days))),
+                _ => Err("must be 1 to 3650 days, `never` or `none`".to_owned()),
+            },
         }
     }
 }
@@ -133,6 +164,7 @@ impl Settings {
             quota_bytes: self.quota.map(|quota| quota.0),
             lease_days: self.lease_days,
             message,
+            keep_alive: self.keep_days.map(|keep| keep.0),
         })
     }
 }
@@ -176,10 +208,20 @@ pub(super) async fn run(command: AccountCommand) -> anyhow::Result<ExitCode> {
             let handout = open_accounts(&common).await?.rotate(&name, i64::from(overlap_hours) * 3600).await?;
             common.output.print(&serde_json::to_value(&handout)?, || handout_text(&handout));
         }
-        AccountCommand::Delete { name, common } => {
-            let account = open_accounts(&common).await?.delete(&name).await?;
-            let json = json!({ "account_id": account.id.to_string(), "name": name, "state": "closed" });
-            common.output.print(&json, || format!("account {name} is closed; its leases stay until they lapse"));
+        AccountCommand::Delete { name, release, grace_days, common } => {
+            let seconds = release.then(|| i64::from(grace_days) * DAY_SECONDS);
+            let account = open_accounts(&common).await?.delete(&name, seconds).await?;
+            let days = release.then_some(grace_days);
+            let json = json!({
+                "account_id": account.id.to_string(),
+                "name": name,
+                "state": "closed",
+                "released_in_days": days,
+            });
+            common.output.print(&json, || match days {
+                None => format!("account {name} is closed; its leases stay until they end"),
+                Some(days) => format!("account {name} is closed; its leases end in {days} days at the latest"),
+            });
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,7 +1,12 @@
 //! The command line: what can be typed, and what each command does with the parts.
 
 mod account;
+mod audit;
+mod backup;
+mod classic;
 mod collect;
+mod expire;
+mod reconcile;
 mod serve;
 mod share;
 mod upkeep;
@@ -11,10 +16,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use leasehold_config::Config;
+use leasehold_core::run::{RunId, RunKind};
 use leasehold_leasedb::AnyLeaseDb;
 use prometheus_client::registry::Registry;
 
 use self::account::AccountCommand;
+use self::classic::{ExportArgs, ImportArgs};
+use self::expire::{ExpireArgs, UndoArgs};
+use self::reconcile::{ForgetArgs, ReconcileArgs};
 use self::serve::ServeArgs;
 use self::share::ShareCommand;
 use crate::datadir::DataDir;
@@ -58,10 +67,68 @@ enum Command {
     /// Run it as the schema's owner before new servers start; older ones go on serving meanwhile. Gives the roles of
     /// the configuration their rights.
     Migrate(Common),
-    /// End overdue uploads, delete what is due, merge pieces; then exit
+    /// Remove leases that have ended, by the policy of the configuration
+    ///
+    /// Nothing is removed by the first run of each policy: it shows who would lose what. What was removed can be put back
+    /// for a week.
+    Expire(ExpireArgs),
+    /// Put back shares or leases that were removed, for a week
+    Undo(UndoArgs),
+    /// Let the next run do, once, what a brake has kept this one from
+    Allow {
+        /// The number of the run
+        run: RunId,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Show the last runs of jobs
+    Runs {
+        /// Only of one kind
+        #[arg(long, value_name = "KIND", value_parser = RunKind::ALL.map(RunKind::as_str))]
+        kind: Option<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Retire shares that nobody leases, end overdue uploads, delete what is due, merge pieces; then exit
     ///
     /// Any number of these may run at once, beside any number of servers.
     Collect(Common),
+    /// Compare the lease database with the backend, and make them agree
+    ///
+    /// Adopts shares that have no row, hides those whose bytes are gone, brings back what came back, and marks what nothing
+    /// names for deletion in a week. After the lease database lost commits it finds what was lost. Any number of these share
+    /// the work.
+    Reconcile(ReconcileArgs),
+    /// Forget a share whose bytes are gone for good
+    ///
+    /// Its leases go with it. Until then it comes back by itself if its bytes do.
+    Forget(ForgetArgs),
+    /// Put a copy of the lease database into the storage backend; then exit
+    ///
+    /// The copy is the database at one instant: accounts, credentials (their hashes), shares, leases, slots. A running
+    /// server does this by itself every hour. Backups that are kept no longer are removed.
+    Backup(backup::BackupArgs),
+    /// Fill an empty lease database from a backup
+    ///
+    /// For when the database was lost or is damaged: move its file away, or make and migrate another database, and stop
+    /// all servers. What clients stored since the backup is found again in the backend.
+    Restore(backup::RestoreArgs),
+    /// Count again what accounts hold, and correct counters that are wrong
+    ///
+    /// Needs the lease database only, and may run beside servers. There is never a difference unless a program was wrong or
+    /// somebody changed rows by hand.
+    Audit(Common),
+    /// Copy the shares of a Tahoe-LAFS node into this server
+    ///
+    /// For a storage folder that is elsewhere. (A folder that becomes the data directory itself needs no import: its shares
+    /// are served where they are.) The node must not run. What is there already is left as it is, so an import that broke off is
+    /// simply repeated.
+    Import(ImportArgs),
+    /// Write all shares as a folder that a Tahoe-LAFS node can serve
+    ///
+    /// Everything can be read there. Mutable files can be written there only as long as nobody has written to them here:
+    /// for a container needs the write enabler itself, and servers keep its hash only.
+    Export(ExportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -110,7 +177,18 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Share(command) => share::run(command).await,
         Command::Check(common) => upkeep::run_check(&common).await,
         Command::Migrate(common) => upkeep::run_migrate(&common).await,
+        Command::Expire(args) => expire::run_expire(args).await,
+        Command::Undo(args) => expire::run_undo(args).await,
+        Command::Allow { run, common } => expire::run_allow(run, &common).await,
+        Command::Runs { kind, common } => expire::run_runs(kind.as_deref(), &common).await,
         Command::Collect(common) => collect::run(&common).await,
+        Command::Reconcile(args) => reconcile::run_reconcile(&args).await,
+        Command::Forget(args) => reconcile::run_forget(&args).await,
+        Command::Backup(args) => backup::run_backup(args).await,
+        Command::Restore(args) => backup::run_restore(args).await,
+        Command::Audit(common) => audit::run(&common).await,
+        Command::Import(args) => classic::run_import(args).await,
+        Command::Export(args) => classic::run_export(args).await,
     }
 }
 

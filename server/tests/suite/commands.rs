@@ -8,11 +8,11 @@ use serde_json::Value;
 use crate::places;
 use crate::support::Server;
 
-fn leasehold(arguments: &[&str]) -> Output {
+pub fn leasehold(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_leasehold")).args(arguments).output().expect("the program starts")
 }
 
-fn json(folder: &Path, arguments: &[&str]) -> Value {
+pub fn json(folder: &Path, arguments: &[&str]) -> Value {
     let folder = folder.to_str().expect("a plain path");
     let output = leasehold(&[arguments, &["--data-dir", folder, "--output", "json"]].concat());
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::pg::PgDatabase;
 use crate::places;
 
-struct Sqlite;
+pub struct Sqlite;
 
 impl MakeLeaseDb for Sqlite {
     type Db = SqliteLeaseDb;
@@ -38,7 +38,7 @@ impl MakeLeaseDb for Sqlite {
     }
 }
 
-struct Pg;
+pub struct Pg;
 
 impl MakeLeaseDb for Pg {
     type Db = PgLeaseDb;

@@ -16,6 +16,7 @@ use leasehold_server::backend::s3::S3Backend;
 use tempfile::TempDir;
 
 use crate::pg::PgDatabase;
+use crate::pg_world;
 use crate::places;
 use crate::s3_bucket::S3Bucket;
 
@@ -50,6 +51,9 @@ pub trait Ground: Send + Sync + Sized + 'static {
 
     /// Changes the lease database past all traits.
     async fn execute(&self, sql: &str);
+
+    /// All rows but those of runs, as text, to be compared.
+    async fn dump(&self) -> String;
 }
 
 /// A file and a directory.
@@ -105,6 +109,25 @@ impl Ground for OneMachine {
 
     async fn execute(&self, sql: &str) {
         self.connection().execute_batch(sql).expect("a change");
+    }
+
+    async fn dump(&self) -> String {
+        let connection = self.connection();
+        let mut lines = Vec::new();
+        let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('runs', 'sqlite_sequence')";
+        let mut tables = connection.prepare(tables).expect("a list of tables");
+        let names = tables.query_map([], |row| row.get::<_, String>(0)).expect("names");
+        for name in names.map(|name| name.expect("a name")) {
+            let mut table = connection.prepare(&format!("SELECT * FROM {name}")).expect("a table");
+            let columns = table.column_count();
+            let mut rows = table.query([]).expect("rows");
+            while let Some(row) = rows.next().expect("a row") {
+                let values: Vec<_> = (0..columns).map(|at| row.get_ref(at).expect("a value")).collect();
+                lines.push(format!("{name} {values:?}"));
+            }
+        }
+        lines.sort();
+        lines.join("\n")
     }
 }
 
@@ -168,6 +191,11 @@ impl Ground for Pods {
 
     async fn execute(&self, sql: &str) {
         Self::query(&self.database.name, &format!("SET search_path = leasehold; {sql}"));
+    }
+
+    async fn dump(&self) -> String {
+        let rows = pg_world::rows(Postgres::shared().expect("a PostgreSQL server"), &self.database.name).await;
+        rows.lines().filter(|line| !line.starts_with("runs ")).collect::<Vec<_>>().join("\n")
     }
 }
 

@@ -1,10 +1,13 @@
 //! Tests of the server against real sockets, a real lease database, a real directory and a real S3 server.
 
+mod backup;
 mod cached_blocks;
+mod classic;
 mod commands;
 mod contract_backend;
 mod contract_leasedb;
 mod drain;
+mod expiry;
 mod foreign;
 mod gbs;
 mod ground;
@@ -24,6 +27,7 @@ mod places;
 mod s3;
 mod s3_bucket;
 mod s3_faults;
+mod status;
 mod store;
 mod support;
 mod watched;

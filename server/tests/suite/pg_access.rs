@@ -6,7 +6,7 @@ use leasehold_core::leasedb::{LeaseDb, LeaseDbError};
 use leasehold_e2e_services::Postgres;
 use leasehold_e2e_services::certificates::Authority;
 use leasehold_e2e_services::postgres::{PostgresOptions, PostgresTls};
-use leasehold_leasedb::postgres::{Migrated, PgOptions, Roles, SCHEMA_VERSION, Tls, migrate};
+use leasehold_leasedb::postgres::{Authorities, Migrated, PgOptions, Roles, SCHEMA_VERSION, Tls, migrate};
 
 use crate::pg::{self, PgDatabase};
 use crate::pg_cases::{prepare_singles, singles, transactions};
@@ -36,9 +36,10 @@ async fn guarded() -> (Postgres, PgOptions) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_checks_what_its_mode_says() {
     let (postgres, options) = guarded().await;
-    let ours = postgres.authority_file().expect("it has a certificate");
+    let ours = Authorities::File(postgres.authority_file().expect("it has a certificate"));
     let folder = tempfile::tempdir().expect("a folder");
     let other = Authority::new().and_then(|other| other.write_certificate(folder.path())).expect("another authority");
+    let other = Authorities::Pem(std::fs::read_to_string(other).expect("written above"));
     let with = |host: &str, tls: Tls| PgOptions { host: host.to_owned(), tls, ..options.clone() };
     migrate(&with("localhost", Tls::VerifyFull(ours.clone())), &Roles::default()).await.expect("migrated over TLS");
     let good: [(&str, Tls); 5] = [
@@ -57,7 +58,7 @@ async fn tls_checks_what_its_mode_says() {
         ("localhost", Tls::VerifyFull(other.clone())),
         ("localhost", Tls::VerifyCa(other)),
         ("localhost", Tls::Disable),
-        ("localhost", Tls::VerifyFull(PathBuf::from("/nowhere/authority.pem"))),
+        ("localhost", Tls::VerifyFull(Authorities::File(PathBuf::from("/nowhere/authority.pem")))),
     ];
     for (host, tls) in bad {
         assert!(World::open(&with(host, tls.clone()), 0).await.is_err(), "{host} {tls:?}");
@@ -114,10 +115,20 @@ async fn open_as(database: &PgDatabase, role: &str) -> Result<World, LeaseDbErro
 
 /// What is an operator's. Everything else is the server's, and what collecting needs is maintenance's as well.
 const OPERATORS: [&str; 4] = ["create_account", "change_account", "rotate_credential", "close_account"];
-const COLLECTORS: [&str; 6] = ["record_chunks", "end_upload", "discard_objects", "relocate", "tick", "claim_garbage"];
+const COLLECTORS: [&str; 9] = [
+    "record_chunks",
+    "end_upload",
+    "discard_objects",
+    "relocate",
+    "tick",
+    "claim_garbage",
+    "expire_leases",
+    "retire_shares",
+    "undo",
+];
 const OPERATORS_READS: [&str; 8] =
     ["now", "deployment", "beat_at", "find_account", "list_accounts", "list_credentials", "accounts_version", "usage"];
-const COLLECTORS_READS: [&str; 8] = [
+const COLLECTORS_READS: [&str; 16] = [
     "now",
     "deployment",
     "beat_at",
@@ -126,6 +137,14 @@ const COLLECTORS_READS: [&str; 8] = [
     "has_due_garbage",
     "finish_garbage",
     "claim_scattered",
+    "expiry_time",
+    "lease_page",
+    "shares_between",
+    "holders_by_number",
+    "purge_expired",
+    "list_unleased",
+    "unleased_totals",
+    "list_expired",
 ];
 const STOREKEEPERS_READS: [&str; 7] =
     ["find_upload", "list_shares", "list_numbers", "find_share", "list_leases", "read_slot", "overdue_uploads"];

@@ -12,9 +12,10 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use leasehold_core::beat::BeatName;
 use leasehold_core::chunk::StoreObject;
-use leasehold_core::clock::Clock;
+use leasehold_core::clock::{Clock, Timestamp};
+use leasehold_core::expiry::{ExpireLeases, ExpireMode, ExpirePolicy, RetireShares, Undo};
 use leasehold_core::id::ObjectId;
-use leasehold_core::leasedb::{AccountChange, Advisory, LeaseDb, Relocate, Result, Tick};
+use leasehold_core::leasedb::{AccountChange, Advisory, LeaseDb, Relocate, Result, SlotToken, Tick};
 use leasehold_core::locator::{Extent, Locator};
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, RunId, RunKind, RunState, Totals};
 use leasehold_core::share::ShareKind;
@@ -84,6 +85,25 @@ async fn with_slot(world: World) {
     world.db.renew_leases(storage_index(1), bob).await.expect("renew_leases");
 }
 
+/// A policy by which every lease has ended.
+const ALL: ExpirePolicy = ExpirePolicy { mode: ExpireMode::Override(-1000 * 86_400), immutable: true, mutable: true };
+
+async fn expiry(world: &World) -> ExpireLeases {
+    let leases = world.db.lease_page(None, 10).await.expect("lease_page").leases;
+    ExpireLeases { run: RunId(7), policy: ALL, epoch: FIRST_EPOCH, leases }
+}
+
+async fn with_unleased(world: World) {
+    with_share(world.clone()).await;
+    let request = expiry(&world).await;
+    world.db.expire_leases(request).await.expect("expire_leases");
+}
+
+async fn with_removed(world: World) {
+    with_slot(world.clone()).await;
+    world.write(world.find("alice").await, storage_index(1), &[(0, None)]).await;
+}
+
 async fn with_garbage(world: World) {
     with_upload(world.clone()).await;
     let share = share_id(1, 0);
@@ -134,6 +154,16 @@ async fn claiming(_: World) -> Deed {
     })
 }
 
+async fn with_wrong_counters(world: World) {
+    with_share(world.clone()).await;
+    world.execute("UPDATE account_usage SET leased_bytes = 7 WHERE account_id = 16").await;
+}
+
+async fn recounting(world: World) -> Deed {
+    let alice = world.find("alice").await;
+    deed!(|db| async move { db.recount_usage(alice).await.map(|(was, is)| was != is) })
+}
+
 async fn beginning(_: World) -> Deed {
     let begin = BeginRun { kind: RunKind::Audit, dry_run: false, policy: String::new() };
     deed!(
@@ -167,12 +197,28 @@ async fn rotating(world: World) -> Deed {
 
 async fn closing(world: World) -> Deed {
     let alice = world.find("alice").await;
-    deed!(|db| db.close_account(alice))
+    deed!(|db| db.close_account(alice, None))
 }
 
 async fn renewing(world: World) -> Deed {
     let bob = world.find("bob").await;
     deed!(|db| db.renew_leases(storage_index(1), bob))
+}
+
+async fn expiring(world: World) -> Deed {
+    let request = expiry(&world).await;
+    deed!(|db, request| db.expire_leases(request))
+}
+
+async fn retiring(_: World) -> Deed {
+    let shares = vec![share_id(1, 0)];
+    let request = RetireShares { epoch: FIRST_EPOCH, shares, token: SlotToken([5; 16]) };
+    deed!(|db, request| db.retire_shares(request))
+}
+
+async fn undoing(_: World) -> Deed {
+    let request = Undo { storage_index: storage_index(1), number: None, run: None, token: SlotToken([6; 16]) };
+    deed!(|db, request| db.undo(request))
 }
 
 async fn allocating(world: World) -> Deed {
@@ -221,10 +267,35 @@ pub fn transactions() -> Vec<Case> {
         // What was thrown away twice is deleted twice, which is once.
         case!("discard_objects", with_alice, discarding, "()", "()", false),
         case!("relocate", with_share, relocating, "true", "false", true),
+        case!(
+            "expire_leases",
+            with_share,
+            expiring,
+            "Removed { leases: Amount { count: 1, bytes: 112 }, unleased: 1 }",
+            "Removed { leases: Amount { count: 0, bytes: 0 }, unleased: 0 }",
+            true
+        ),
+        case!(
+            "retire_shares",
+            with_unleased,
+            retiring,
+            "Retired(Amount { count: 1, bytes: 112 })",
+            "Retired(Amount { count: 0, bytes: 0 })",
+            true
+        ),
+        case!(
+            "undo",
+            with_removed,
+            undoing,
+            "Undone { shares: [0], leases: 2, refused: [] }",
+            "Undone { shares: [], leases: 0, refused: [] }",
+            true
+        ),
         // A beat more is as good.
         case!("tick", with_alice, ticking, "()", "()", false),
         // The claim lapses, then somebody has it again.
         case!("claim_garbage", with_garbage, claiming, "[1]", "[]", true),
+        case!("recount_usage", with_wrong_counters, recounting, "true", "false", true),
         case!("begin_run", with_alice, beginning, "true", "false", true),
         case!("permit_run", with_braked_run, permitting, "Permitted", "Permitted", true),
         case!("create_account", with_alice, creating, "Some(\"Created\")", "Some(\"NameTaken\")", true),
@@ -252,6 +323,15 @@ macro_rules! single {
     };
 }
 
+async fn page_length(db: PgLeaseDb) -> Result<usize> {
+    Ok(db.lease_page(None, 10).await?.leases.len())
+}
+
+/// A time that no test comes to.
+fn far() -> Timestamp {
+    Timestamp::from_seconds(1 << 40)
+}
+
 /// Every single statement, save those of [`EXEMPT`].
 pub fn singles() -> Vec<Single> {
     vec![
@@ -275,6 +355,14 @@ pub fn singles() -> Vec<Single> {
         single!("has_due_garbage", "garbage", true, |db| async move {
             Ok(db.claim_garbage(FIRST_EPOCH, 0, 60).await?.len())
         }),
+        single!("expiry_time", "losses", true, |db| page_length(db)),
+        single!("lease_page", "leases", true, |db| page_length(db)),
+        single!("shares_between", "shares", true, |db| page_length(db)),
+        single!("holders_by_number", "accounts", true, |db| page_length(db)),
+        single!("purge_expired", "expired_leases", false, |db| db.purge_expired(5)),
+        single!("list_unleased", "unleased", true, |db| db.list_unleased(None, far(), 5)),
+        single!("unleased_totals", "unleased", true, |db| db.unleased_totals()),
+        single!("list_expired", "expired_leases", true, |db| db.list_expired(RunId(7), None, 5)),
         single!("deployment", "deployment", true, |db| db.deployment()),
         single!("beat_at", "beats", true, |db| db.is_tick_due(10)),
         single!("find_credential", "account_credentials", true, |db| db.find_credential(credential("alice"))),

@@ -35,6 +35,7 @@ pub struct World {
     pub db: PgLeaseDb,
     pub clock: ManualClock,
     entropy: Arc<Entropy>,
+    database: String,
 }
 
 impl World {
@@ -46,7 +47,14 @@ impl World {
         let terms = LeaseTerms::default();
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let db = PgLeaseDb::open_with_clock(options, terms, PgMetrics::default(), Some(shared)).await?;
-        Ok(Self { db, clock, entropy: Arc::new(Entropy::from_seed(stage)) })
+        let (entropy, database) = (Arc::new(Entropy::from_seed(stage)), options.database.clone());
+        Ok(Self { db, clock, entropy, database })
+    }
+
+    /// Changes rows past all rules.
+    pub async fn execute(&self, sql: &str) {
+        let sql = format!("SET search_path = leasehold; {sql}");
+        blocking(|| Postgres::shared()?.query(&self.database, &sql)).await;
     }
 
     pub fn id(&self) -> ObjectId {
@@ -160,7 +168,7 @@ impl World {
 /// Every row of ours, as text. Times and numbers that the database itself gives are left out: two runs of the same
 /// request differ in nothing else.
 pub async fn rows(postgres: &Postgres, database: &str) -> String {
-    const TABLES: [&str; 15] = [
+    const TABLES: [&str; 17] = [
         "deployment",
         "beats",
         "losses",
@@ -176,6 +184,8 @@ pub async fn rows(postgres: &Postgres, database: &str) -> String {
         "garbage",
         "corruption_advisories",
         "runs",
+        "expired_leases",
+        "unleased",
     ];
     const GIVEN: &str = "ARRAY['created_at', 'received_at', 'garbage_id', 'credential_id', 'advisory_id', 'run_id', \
         'started_at', 'alive_at']";

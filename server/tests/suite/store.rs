@@ -1,8 +1,9 @@
 //! Traces that once broke the design, as requests on the store: `review.md` A2, A3, A5, A9, A10, A12, A14 and
 //! `accounting.md` B-1, B-3, B-4, B-5, B-9.
 
+mod audit;
 mod beats;
-mod held;
+pub mod held;
 mod merging;
 mod pods;
 pub mod site;
@@ -23,7 +24,7 @@ use rand::{Rng, SeedableRng};
 use held::Held;
 use site::{IDLE_SECONDS, Site, one_share, removal, replaced};
 
-fn pattern(range: std::ops::Range<u64>) -> Vec<u8> {
+pub fn pattern(range: std::ops::Range<u64>) -> Vec<u8> {
     range.map(|at| (at % 251) as u8).collect()
 }
 

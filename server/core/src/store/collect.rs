@@ -2,6 +2,8 @@
 //!
 //! Any number of processes may do this at once: each piece of work is claimed in the lease database.
 
+use std::time::Duration;
+
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::read::open_segments;
@@ -9,11 +11,13 @@ use super::{Result, Store, StoreError};
 use crate::backend::{Backend, BackendError};
 use crate::bucket::{self, Chunk, Part, Upload};
 use crate::chunk::{ObjectName, Piece, StoreObject, folder};
+use crate::expiry::{Amount, brake_on_clocks};
 use crate::id::{ObjectId, ShareId};
 use crate::leasedb::{
-    Deployment, Garbage, LeaseDb, LeaseDbError, Mode, RecordChunks, RecordOutcome, Relocate, Scattered,
+    Deployment, Epoch, Garbage, LeaseDb, LeaseDbError, Mode, RecordChunks, RecordOutcome, Relocate, Scattered,
 };
 use crate::locator::{Extent, Locator};
+use crate::run::RunId;
 
 const UPLOADS_AT_ONCE: u32 = 100;
 const GARBAGE_AT_ONCE: u32 = 100;
@@ -23,6 +27,8 @@ const CLAIM_SECONDS: i64 = 300;
 /// A merge must end within the fence, so a claim that is older is dead.
 const MERGE_CLAIM_SECONDS: i64 = 3600;
 const LIST_AT_ONCE: usize = 1000;
+/// How long a look at the epoch allows to delete.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What was collected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +41,12 @@ pub struct Collected {
     pub objects_deleted: u64,
     /// Shares whose pieces were merged.
     pub shares_merged: u64,
+    /// Shares that nobody leased: they are not served any more, and can be put back for a while.
+    pub retired: Amount,
+    /// The run that a brake has stopped, and that nobody has allowed to go on yet: shares that nobody leases stay.
+    pub braked: Option<RunId>,
+    /// How far clocks are apart. If that is too much nothing was done.
+    pub skew_seconds: i64,
 }
 
 /// What an upload has when the backend was looked at as well.
@@ -47,13 +59,17 @@ pub(super) enum Found {
 }
 
 impl<L: LeaseDb, B: Backend> Store<L, B> {
-    /// Ends overdue uploads, deletes due garbage and merges pieces until there is nothing left to do; `report` is told
-    /// what was done so far. In recovery mode nothing is done.
+    /// Retires shares that nobody leases, ends overdue uploads, deletes due garbage and merges pieces until there is nothing
+    /// left to do; `report` is told what was done so far. In recovery mode, and while clocks differ, nothing is done.
     ///
     /// # Errors
     /// The lease database or the backend fails; what was done until then is done.
     pub async fn collect(&self, report: impl Fn(&Collected) + Sync) -> Result<Collected> {
-        let mut collected = Collected::default();
+        let mut collected = Collected { skew_seconds: self.clock_skew_seconds().await?, ..Collected::default() };
+        if brake_on_clocks(collected.skew_seconds).is_some() {
+            return Ok(collected);
+        }
+        self.retire_unleased(&mut collected, &report).await?;
         loop {
             let deployment = self.db.deployment().await?;
             if deployment.mode == Mode::Recovery {
@@ -67,9 +83,10 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
                     None => {}
                 }
             }
+            self.trust_other_backups(&deployment).await?;
             let garbage = self.db.claim_garbage(deployment.epoch, GARBAGE_AT_ONCE, CLAIM_SECONDS).await?;
             let nothing_due = garbage.is_empty();
-            collected.objects_deleted += self.delete(garbage).await?;
+            collected.objects_deleted += self.delete(garbage, deployment.epoch).await?;
             let scattered = self.db.claim_scattered(MERGES_AT_ONCE, MERGE_CLAIM_SECONDS).await?;
             let nothing_scattered = scattered.is_empty();
             for scattered in scattered {
@@ -90,9 +107,16 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         }
     }
 
-    async fn delete(&self, garbage: Vec<Garbage>) -> Result<u64> {
-        let mut deleted = 0;
+    async fn delete(&self, garbage: Vec<Garbage>, epoch: Epoch) -> Result<u64> {
+        let (mut deleted, mut looked_at) = (0, None);
         for row in garbage {
+            let now = self.clock.elapsed();
+            if looked_at.is_none_or(|at| now.saturating_sub(at) >= LOOK_EVERY) {
+                if !self.is_present(epoch).await? {
+                    return Ok(deleted);
+                }
+                looked_at = Some(now);
+            }
             deleted += row.objects.len() as u64;
             let delete = |name: ObjectName| {
                 let backend = self.backend.clone();
@@ -143,7 +167,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             let page = self.backend.list(&prefix, after.as_deref(), LIST_AT_ONCE).await?;
             for listed in &page.objects {
                 let name = listed.name.parse::<ObjectName>().ok();
-                let ours = name.filter(|name| name.share == share && name.object.group() == upload);
+                let ours = name.filter(|name| name.share == share && name.object.group() == Some(upload));
                 objects.extend(ours.map(|name| (name.object, listed.length_bytes)));
             }
             after = page.next;
@@ -192,18 +216,19 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         let Scattered { row, now, .. } = scattered;
         let old = row.locator.objects();
         let count = row.size_bytes.div_ceil(self.options.merged_max_bytes);
-        let Some(first) = old.first().filter(|_| count < old.len() as u64) else { return Vec::new() };
-        let account = first.account();
+        let first = old.first().filter(|_| count < old.len() as u64);
+        let group = first.and_then(|first| first.group().zip(first.account()));
+        let Some((upload, account)) = group else { return Vec::new() };
         let mut extents = Vec::new();
         let mut at = 0;
         while at < row.size_bytes {
             let range = at..row.size_bytes.min(at + self.options.merged_max_bytes);
             let put = self.entropy.object_id(*now);
             let object = if range == (0..row.size_bytes) {
-                StoreObject::Whole { upload: first.group(), account, put }
+                StoreObject::Whole { upload, account, put }
             } else {
                 let size_bytes = row.size_bytes;
-                StoreObject::Piece(Piece { group: first.group(), account, size_bytes, offset: at, chunk: put })
+                StoreObject::Piece(Piece { group: upload, account, size_bytes, offset: at, chunk: put })
             };
             at = range.end;
             extents.push(Extent { range, object });

@@ -50,6 +50,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         size_bytes: u64,
         secret: &UploadSecret,
     ) -> Result<Allocated> {
+        self.touch(storage_index).await?;
         let now = self.recent_time().await?;
         let fits = size_bytes <= self.options.immutable_share_max_bytes;
         let wanted = if fits { share_numbers } else { &[] };
@@ -98,6 +99,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         range: Range<u64>,
         body: ByteStream,
     ) -> Result<Written> {
+        self.touch(share.storage_index).await?;
         let (now, upload) = self.db.find_upload(share).await?;
         let upload = upload.ok_or(StoreError::NotFound)?;
         if upload.secret != secret.hash() {
@@ -142,6 +144,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// [`WrongUploadSecret`](StoreError::WrongUploadSecret); without an upload
     /// [`AlreadyComplete`](StoreError::AlreadyComplete) or [`NotFound`](StoreError::NotFound).
     pub async fn abort_bucket(&self, share: ShareId, secret: &UploadSecret) -> Result<()> {
+        self.touch(share.storage_index).await?;
         if let (_, Some(upload)) = self.db.find_upload(share).await? {
             if upload.secret != secret.hash() {
                 return Err(StoreError::WrongUploadSecret);

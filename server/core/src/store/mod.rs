@@ -5,34 +5,51 @@
 //! to its end even when the client has gone (front ends run it in a task of its own): then every object it stored is
 //! either named by a row or garbage. A process that dies in the middle leaves objects that no row names, nothing else.
 
+mod backup;
 mod body;
+mod classic;
 mod collect;
+mod expire;
+mod export;
 mod heart;
 mod immutable;
+mod import;
 mod mutable;
 mod read;
+mod reconcile;
+mod retire;
 mod rows;
+mod settle;
 mod stage;
+mod undo;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+pub use backup::Restored;
 pub use body::Payload;
 pub use collect::Collected;
-pub use heart::Claim;
+pub use expire::{ExpireProgress, ExpireReport, ExpireRequest, Expired};
+pub use export::Outgoing;
+pub use heart::{Claim, SILENCE_SECONDS};
 pub use immutable::{Allocated, Written};
+pub use import::{Imported, Incoming, Refusal};
 pub use mutable::ReadTestWriteOutcome;
 pub use read::ShareSlice;
+pub use reconcile::UnitWork;
+pub use undo::UndoneRun;
 
 use crate::account::AccountState;
 use crate::accountant::{Accountant, Session};
 use crate::backend::{Backend, BackendError};
-use crate::clock::{Entropy, SteadyClock, SystemSteadyClock, Timestamp};
+use crate::clock::{Clock, Entropy, SteadyClock, SystemSteadyClock, Timestamp};
 use crate::contact::Contact;
+use crate::expiry::Brakes;
 use crate::id::{ShareId, StorageIndex};
 use crate::leasedb::{Advisory, LeaseDb, LeaseDbError, LeaseRow, RenewOutcome, ShareRow};
 use crate::share::ShareKind;
 use rows::RowCache;
+use settle::Recovery;
 
 /// Why an operation was not done. Where a variant does not say otherwise, nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +143,10 @@ pub struct StoreOptions {
     pub reserved_bytes: u64,
     /// Whether no acknowledged commit is lost when a standby of the lease database takes over.
     pub standby_is_synchronous: bool,
+    /// Where backups are not this program's: how far back a restore may reach, in seconds; 0 where there are none.
+    pub restore_horizon_seconds: Option<i64>,
+    /// How much may go at once before a person must look.
+    pub brakes: Brakes,
 }
 
 impl Default for StoreOptions {
@@ -138,6 +159,8 @@ impl Default for StoreOptions {
             merged_max_bytes: 64 << 20,
             reserved_bytes: 0,
             standby_is_synchronous: false,
+            restore_horizon_seconds: None,
+            brakes: Brakes::default(),
         }
     }
 }
@@ -169,11 +192,16 @@ pub struct Store<L, B> {
     /// The database's time at the last refresh, in milliseconds; 0 before the first.
     recent_millis: AtomicI64,
     clock: Arc<dyn SteadyClock>,
+    /// Whose time that of the lease database is compared with before anything is destroyed.
+    host_clock: Option<Arc<dyn Clock>>,
     backend_contact: Contact,
     /// Rows of immutable shares that were read lately.
     rows: Arc<RowCache>,
     /// When the lease database was last asked for a row in vain, in milliseconds of `clock`; 0: it answered since.
     rows_asked_in_vain_at: AtomicU64,
+    /// The epoch that is in recovery mode; 0: none, as far as is known here.
+    recovering: AtomicU64,
+    recovery: Recovery,
 }
 
 impl<L: LeaseDb, B: Backend> Store<L, B> {
@@ -187,9 +215,12 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             backend_available_bytes: AtomicU64::new(0),
             recent_millis: AtomicI64::new(0),
             clock: Arc::new(SystemSteadyClock::default()),
+            host_clock: None,
             backend_contact: Contact::default(),
             rows: Arc::default(),
             rows_asked_in_vain_at: AtomicU64::new(0),
+            recovering: AtomicU64::new(0),
+            recovery: Recovery::default(),
         }
     }
 
@@ -199,12 +230,19 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         Self { clock, ..self }
     }
 
+    /// Destroys nothing while the lease database's clock differs much from this one (`review.md` A13).
+    #[must_use]
+    pub fn with_host_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { host_clock: Some(clock), ..self }
+    }
+
     /// The lease database.
     pub const fn db(&self) -> &Arc<L> {
         &self.db
     }
 
-    /// Asks the backend how much room it has; what is announced and allocated goes by the last answer.
+    /// Asks the backend how much room it has; what is announced and allocated goes by the last answer. Asks the lease
+    /// database whether it recovers.
     ///
     /// # Errors
     /// The backend does not answer; nothing more is announced or allocated then.
@@ -212,6 +250,9 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         let asked_at = self.clock.elapsed();
         if let Ok(now) = self.db.now().await {
             self.recent_millis.store(now.millis(), Ordering::Relaxed);
+        }
+        if let Ok(deployment) = self.db.deployment().await {
+            self.note_deployment(&deployment);
         }
         let answer = self.backend.available_bytes().await;
         match &answer {
@@ -262,6 +303,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// # Errors
     /// [`StoreError::NotFound`] if there is no share; [`StoreError::OverQuota`] if a first lease does not fit.
     pub async fn renew_leases(&self, session: &Session, storage_index: StorageIndex) -> Result<()> {
+        self.touch(storage_index).await?;
         match self.db.renew_leases(storage_index, session.account.id).await? {
             RenewOutcome::Done => Ok(()),
             RenewOutcome::NotFound => Err(StoreError::NotFound),

@@ -16,7 +16,9 @@ use crate::accountant::Session;
 use crate::backend::{Backend, BackendError, ByteStream};
 use crate::chunk::{ObjectName, StoreObject};
 use crate::id::{ShareId, ShareNumber, StorageIndex};
-use crate::leasedb::{CommitOutcome, CommitSlot, LeaseDb, LeaseDbError, ShareRow, SlotChange, SlotSnapshot, SlotToken};
+use crate::leasedb::{
+    CommitOutcome, CommitSlot, LeaseDb, LeaseDbError, Mode, ShareRow, SlotChange, SlotSnapshot, SlotToken,
+};
 use crate::locator::Locator;
 use crate::manifest::Manifest;
 use crate::secret::{SecretHash, WriteEnabler};
@@ -60,8 +62,22 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     ) -> Result<ReadTestWriteOutcome> {
         self.check_sizes(request)?;
         let write_enabler = write_enabler.hash();
+        self.touch(storage_index).await?;
+        let mut refused: Option<(SlotToken, ReadTestWriteOutcome)> = None;
         for _ in 0..ATTEMPTS_MAX {
             let snapshot = self.db.read_slot(storage_index).await?;
+            // Others may have noticed a moment ago that commits were lost.
+            if snapshot.mode == Mode::Recovery && !self.is_settled(snapshot.epoch, storage_index) {
+                self.settle_first(storage_index).await?;
+                continue;
+            }
+            // A commit that was refused is in force all the same: it was found in the backend and taken for one that was
+            // lost.
+            if let Some((token, outcome)) = refused.take()
+                && snapshot.slot.as_ref().is_some_and(|(now, _)| *now == token)
+            {
+                return Ok(outcome);
+            }
             if snapshot.slot.as_ref().is_some_and(|(_, enabler)| *enabler != write_enabler) {
                 return Err(StoreError::WrongWriteEnabler);
             }
@@ -76,10 +92,11 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             if !session.account.state.may_write() {
                 return Err(StoreError::Refused(session.account.state));
             }
-            let attempt = SlotWrite { store: self, session, storage_index, write_enabler, snapshot: &snapshot };
+            let token = SlotToken(self.entropy.bytes());
+            let attempt = SlotWrite { store: self, session, storage_index, write_enabler, snapshot: &snapshot, token };
             match attempt.run(request, payload).await? {
                 CommitOutcome::Done => return Ok(outcome),
-                CommitOutcome::Conflict => {}
+                CommitOutcome::Conflict => refused = Some((token, outcome)),
                 CommitOutcome::OverQuota => return Err(StoreError::OverQuota),
                 CommitOutcome::Refused(state) => return Err(StoreError::Refused(state)),
             }
@@ -139,6 +156,8 @@ struct SlotWrite<'a, L, B> {
     storage_index: StorageIndex,
     write_enabler: SecretHash,
     snapshot: &'a SlotSnapshot,
+    /// What the slot's token shall be.
+    token: SlotToken,
 }
 
 impl<L: LeaseDb, B: Backend> SlotWrite<'_, L, B> {
@@ -147,11 +166,10 @@ impl<L: LeaseDb, B: Backend> SlotWrite<'_, L, B> {
         if plan.changes.is_empty() {
             return Ok(CommitOutcome::Done);
         }
-        let token = SlotToken(self.store.entropy.bytes());
-        let (marker, trailer) = self.manifest(&plan, token);
+        let (marker, trailer) = self.manifest(&plan);
         let mut stored = Vec::new();
         let result = match self.store_objects(&plan, marker, &trailer, payload, &mut stored).await {
-            Ok(()) => self.commit(plan.changes, marker, token, &stored).await,
+            Ok(()) => self.commit(plan.changes, marker, &stored).await,
             Err(error) => Err(error),
         };
         match &result {
@@ -193,7 +211,7 @@ impl<L: LeaseDb, B: Backend> SlotWrite<'_, L, B> {
     }
 
     /// The manifest's bytes, and a name for it where no whole share carries it.
-    fn manifest(&self, plan: &Plan, token: SlotToken) -> (Option<ObjectName>, Bytes) {
+    fn manifest(&self, plan: &Plan) -> (Option<ObjectName>, Bytes) {
         let carried = plan.puts.iter().any(|(_, put)| matches!(put.object, StoreObject::Generation { .. }));
         let removes = plan.changes.iter().any(|(_, change)| matches!(change, SlotChange::Remove));
         if plan.compositions.is_empty() && !removes {
@@ -214,7 +232,7 @@ impl<L: LeaseDb, B: Backend> SlotWrite<'_, L, B> {
         }
         let manifest = Manifest {
             generation,
-            token,
+            token: self.token,
             base: self.snapshot.slot.as_ref().map(|(token, _)| *token),
             write_enabler: self.write_enabler,
             shares: shares.into_iter().map(|(number, (size, locator))| (number, size, locator)).collect(),
@@ -298,14 +316,13 @@ impl<L: LeaseDb, B: Backend> SlotWrite<'_, L, B> {
         &self,
         changes: Vec<(ShareNumber, SlotChange)>,
         marker: Option<ObjectName>,
-        token: SlotToken,
         stored: &[ObjectName],
     ) -> Result<CommitOutcome> {
         let request = CommitSlot {
             storage_index: self.storage_index,
             account: self.session.account.id,
             base: self.snapshot.slot.as_ref().map(|(token, _)| *token),
-            token,
+            token: self.token,
             write_enabler: self.write_enabler,
             changes,
             marker,
@@ -316,7 +333,7 @@ impl<L: LeaseDb, B: Backend> SlotWrite<'_, L, B> {
             Ok(outcome) => Ok(outcome),
             // Our token in the row says that our commit holds (`review.md` A3); anything else says nothing.
             Err(LeaseDbError::OutcomeUnknown(cause)) => match self.store.db.read_slot(self.storage_index).await {
-                Ok(slot) if slot.slot.as_ref().is_some_and(|(now, _)| *now == token) => Ok(CommitOutcome::Done),
+                Ok(slot) if slot.slot.as_ref().is_some_and(|(now, _)| *now == self.token) => Ok(CommitOutcome::Done),
                 _ => Err(LeaseDbError::OutcomeUnknown(cause).into()),
             },
             Err(error) => Err(error.into()),

@@ -52,6 +52,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// # Errors
     /// The lease database does not answer.
     pub async fn list_shares(&self, kind: ShareKind, storage_index: StorageIndex) -> Result<Vec<ShareNumber>> {
+        self.touch(storage_index).await?;
         Ok(self.db.list_numbers(storage_index, kind).await?)
     }
 
@@ -60,6 +61,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// # Errors
     /// [`StoreError::NotFound`] if there is no finished share of this kind.
     pub async fn stable_share(&self, kind: ShareKind, share: ShareId) -> Result<ShareRow> {
+        self.touch(share.storage_index).await?;
         let row = self.db.find_share(share).await?;
         row.filter(|row| row.kind == kind && row.state == ShareState::Stable).ok_or(StoreError::NotFound)
     }

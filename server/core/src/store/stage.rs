@@ -45,14 +45,15 @@ pub(super) fn plan_share(
         // No object: no locator could name it, so it would never become garbage. The manifest tells of the share.
         return StagedShare { size_bytes, locator: Locator::default(), puts: Vec::new() };
     }
-    let rewrites = size_bytes <= REWRITE_MAX_BYTES || composition.replaces_all();
+    // What another server has left is copied whole, so that nothing of ours depends on it any longer.
+    let rewrites = size_bytes <= REWRITE_MAX_BYTES || composition.replaces_all() || old.is_classic();
     if size_bytes <= WHOLE_MAX_BYTES && rewrites {
         let object = StoreObject::Generation { generation: fresh_id(), account };
         let range = 0..size_bytes;
         let locator = Locator::new(vec![Extent { range: range.clone(), object }]).expect("one extent from 0");
         return StagedShare { size_bytes, locator, puts: vec![PlannedPut { object, range }] };
     }
-    let touched = touched_windows(composition);
+    let touched = if old.is_classic() { [0..size_bytes].into_iter().collect() } else { touched_windows(composition) };
     let group = fresh_id();
     let mut puts = Vec::new();
     for window in touched.iter() {
@@ -104,6 +105,7 @@ fn kept_extents(composition: &Composition, old: &Locator, touched: &RangeSet) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::share::ShareKind;
     use crate::slot::{ShareVectors, WriteVector};
 
     fn ids() -> impl FnMut() -> ObjectId {
@@ -133,6 +135,17 @@ mod tests {
         assert_eq!(second.puts[0].range, 9 * MIB..10 * MIB);
         let ranges: Vec<_> = second.locator.extents().iter().map(|e| e.range.clone()).collect();
         assert_eq!(ranges, [0..8 * MIB, 8 * MIB..9 * MIB, 9 * MIB..10 * MIB, 10 * MIB..16 * MIB, 16 * MIB..20 * MIB]);
+    }
+
+    #[test]
+    fn the_first_write_to_a_container_leaves_nothing_in_it() {
+        for (size, objects) in [(2 * MIB, 1), (20 * MIB, 3)] {
+            let container = Locator::classic(ShareKind::Mutable, size);
+            let staged = plan_share(&write(size, MIB, 10, None), &container, ACCOUNT, ids());
+            assert_eq!((staged.size_bytes, staged.puts.len()), (size, objects));
+            assert!(!staged.locator.is_classic() && !staged.locator.objects().contains(&StoreObject::Classic));
+            assert_eq!(staged.locator.segments(0..size).len(), objects, "all of it is covered");
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! A transaction that changes what belongs to a storage index takes that storage index's lock, reads a [`View`], calls
 //! one function of this module, and applies the [`Write`]s it returns in their order. Nothing here knows SQL.
 
+pub(crate) mod expiry;
+pub(crate) mod settle;
 pub(crate) mod slots;
 pub(crate) mod uploads;
 
@@ -12,15 +14,19 @@ use leasehold_core::account::{Account, Usage};
 use leasehold_core::bucket::{Chunk, Upload};
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::Timestamp;
+use leasehold_core::crawl::unit::{FinishUnit, PROGRESS, UnitEnd};
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::lease::{Lease, LeaseTerms};
 use leasehold_core::leasedb::{
     Epoch, GarbageReason, LeaseDbError, NAME_FENCE_SECONDS, Relocate, RenewOutcome, Result, SUPERSEDED_GRACE_SECONDS,
-    ShareRow, SlotToken,
+    ShareRow, SlotToken, UNDO_SECONDS,
 };
 use leasehold_core::locator::Locator;
+use leasehold_core::run::{RunId, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::{ShareKind, ShareState};
+
+use crate::removed::Removed;
 
 /// How long a share rests before its pieces are merged, in seconds: most of what is deleted young is never merged.
 pub(crate) const MERGE_AFTER_SECONDS: i64 = 86_400;
@@ -41,13 +47,28 @@ pub(crate) struct Held {
     pub(crate) lease: Option<Lease>,
 }
 
+/// Who leases which share of a storage index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HeldBy {
+    pub(crate) number: ShareNumber,
+    pub(crate) account: AccountId,
+    pub(crate) lease: Lease,
+}
+
 /// The row of a mutable storage index.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SlotRow {
     pub(crate) token: SlotToken,
     pub(crate) write_enabler: SecretHash,
     /// The object that holds only the manifest, if there is one.
     pub(crate) marker: Option<ObjectName>,
+}
+
+impl SlotRow {
+    /// The slot with another token: whatever was read of it before commits nothing.
+    fn with_token(&self, storage_index: StorageIndex, token: SlotToken) -> Write {
+        Write::PutSlot { storage_index, token, write_enabler: self.write_enabler, marker: self.marker }
+    }
 }
 
 /// What a transaction has read under the lock of its storage index.
@@ -74,9 +95,12 @@ pub(crate) enum Write {
     },
     /// The upload with its chunk rows.
     RemoveUpload(ShareId),
-    InsertShare(ShareId, ShareKind, u64, Locator),
+    /// With the time it is made at.
+    InsertShare(ShareId, ShareKind, u64, Locator, Timestamp),
     /// Stable from now on, with these bytes.
     UpdateShare(ShareId, u64, Locator),
+    /// Its objects are gone; it keeps its leases.
+    LoseShare(ShareId),
     RemoveShare(ShareId),
     PutSlot {
         storage_index: StorageIndex,
@@ -93,9 +117,28 @@ pub(crate) enum Write {
     Garbage {
         share: ShareId,
         reason: GarbageReason,
+        created_at: Timestamp,
         not_before: Timestamp,
+        /// The upload that was given up with it.
+        upload: Option<ObjectId>,
         objects: Vec<ObjectName>,
+        /// The share, where it can be put back.
+        undo: Option<Box<Removed>>,
     },
+    /// Settled in this epoch.
+    Recovered(StorageIndex, Epoch),
+    RemoveGarbage(i64),
+    /// Leases that have ended, kept for a while under the run that removes them.
+    Expire {
+        run: RunId,
+        leases: Vec<(ShareId, AccountId)>,
+        at: Timestamp,
+    },
+    /// The leases of a storage index that a run has removed are not kept any more.
+    ForgetExpired(RunId, StorageIndex),
+    /// Nobody leases these shares any more.
+    QueueUnleased(Vec<ShareId>, Timestamp),
+    Unqueue(Vec<ShareId>),
     /// The share lies in several objects, to be merged some day.
     Scattered(ShareId, Timestamp),
     Merged(ShareId),
@@ -135,6 +178,11 @@ pub(crate) struct Draft {
     usage: BTreeMap<AccountId, UsageChange>,
 }
 
+/// Which of an account's counters a storage index falls on, where there are several.
+pub(crate) fn stripe(index: StorageIndex) -> u8 {
+    index.as_bytes()[15] & 7
+}
+
 /// Sizes in rows are signed; every size we store is far below that.
 pub(crate) fn integer(value: u64) -> Result<i64> {
     i64::try_from(value).map_err(|_| LeaseDbError::Invalid(format!("{value} is too large to store")))
@@ -148,9 +196,10 @@ pub(crate) fn counted(row: &ShareRow) -> u64 {
     }
 }
 
-/// Refuses an id that is too old to be put into a row: its writer may have slept (`design.md` 3.5).
-pub(crate) fn check_fence(id: ObjectId, now: Timestamp) -> Result<()> {
-    if id.made_at().seconds() > now.seconds() - NAME_FENCE_SECONDS {
+/// Refuses an object that is too old to be put into a row: its writer may have slept (`design.md` 3.5). A container is
+/// never written, so it has no age.
+pub(crate) fn check_fence(object: &StoreObject, now: Timestamp) -> Result<()> {
+    if object.made_at().is_some_and(|made_at| made_at.seconds() > now.seconds() - NAME_FENCE_SECONDS) {
         return Ok(());
     }
     Err(LeaseDbError::Invalid("an object was stored too long ago to be named now".to_owned()))
@@ -187,9 +236,23 @@ impl Draft {
         change.reserved_bytes += reserved;
     }
 
+    /// A share that was removed: its objects wait until nobody can want it back.
+    fn retire(&mut self, share: ShareId, reason: GarbageReason, objects: Vec<ObjectName>, removed: Removed) {
+        let (not_before, undo) = (self.after(UNDO_SECONDS), Some(Box::new(removed)));
+        self.push(Write::Garbage { share, reason, created_at: self.now, not_before, upload: None, objects, undo });
+    }
+
     fn add_garbage(&mut self, share: ShareId, reason: GarbageReason, seconds: i64, objects: Vec<ObjectName>) {
         let not_before = self.after(seconds);
-        self.push(Write::Garbage { share, reason, not_before, objects });
+        self.push(Write::Garbage {
+            share,
+            reason,
+            created_at: self.now,
+            not_before,
+            upload: None,
+            objects,
+            undo: None,
+        });
     }
 
     /// Renews the caller's lease on a stable share, or adds one if it fits; the caller's usage is kept up to date.
@@ -237,6 +300,19 @@ pub(crate) fn renew(mut view: View, storage_index: StorageIndex) -> Result<(Rene
         }
     }
     Ok((outcome, draft.into_writes()))
+}
+
+/// Lets the caller's leases last until `ends` at least.
+pub(crate) fn prolong(view: &View, storage_index: StorageIndex, ends: &[(ShareNumber, Timestamp)]) -> Vec<Write> {
+    let mut draft = Draft::new(storage_index, view.now);
+    for (number, end) in ends {
+        let held = view.shares.iter().find(|held| held.row.number == *number);
+        if let Some(lease) = held.and_then(|held| held.lease).filter(|lease| lease.expires_at < *end) {
+            let share = draft.share(*number);
+            draft.push(Write::Lease(share, view.caller.account.id, Lease { expires_at: *end, ..lease }));
+        }
+    }
+    draft.into_writes()
 }
 
 /// The answer to a renewal that needs no write: there is no share, or every lease holds long enough.
@@ -291,12 +367,22 @@ pub(crate) fn relocate(
         return Ok((false, draft.into_writes()));
     };
     for object in request.to.objects() {
-        check_fence(object.put_id(), now)?;
+        check_fence(&object, now)?;
     }
     draft.push(Write::UpdateShare(share, row.size_bytes, request.to.clone()));
     let old = object_names(share, request.from.objects());
     draft.add_garbage(share, GarbageReason::Superseded, SUPERSEDED_GRACE_SECONDS, old);
     Ok((true, draft.into_writes()))
+}
+
+/// Adds what became of a unit to the totals of its run.
+pub(crate) fn add_unit(totals: &mut Totals, finish: &FinishUnit) {
+    match &finish.end {
+        UnitEnd::Done(counted) => totals.merge(counted),
+        UnitEnd::Failed(_) => totals.add("units_failed", 1),
+        UnitEnd::Split | UnitEnd::Braked(_) => return,
+    }
+    totals.add(PROGRESS, finish.unit.billionths());
 }
 
 /// Where an upload's chunks are, for whoever asks which objects are named.

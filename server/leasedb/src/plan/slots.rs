@@ -7,7 +7,8 @@ use leasehold_core::leasedb::{
 use leasehold_core::locator::Locator;
 use leasehold_core::share::{ShareKind, ShareState};
 
-use super::{Draft, Held, SlotRow, View, Write, check_fence, counted, integer, object_names};
+use super::{Draft, Held, HeldBy, SlotRow, View, Write, check_fence, counted, integer, object_names};
+use crate::removed::Removed;
 use leasehold_core::chunk::ObjectName;
 
 /// What a commit needs beside the view.
@@ -15,7 +16,7 @@ pub(crate) struct SlotView {
     pub(crate) view: View,
     pub(crate) slot: Option<SlotRow>,
     /// Who leases which share.
-    pub(crate) holders: Vec<(ShareNumber, AccountId)>,
+    pub(crate) holders: Vec<HeldBy>,
 }
 
 impl SlotView {
@@ -24,7 +25,7 @@ impl SlotView {
     }
 
     fn holders(&self, number: ShareNumber) -> impl Iterator<Item = AccountId> + '_ {
-        self.holders.iter().filter(move |(held, _)| *held == number).map(|(_, account)| *account)
+        self.holders.iter().filter(move |held| held.number == number).map(|held| held.account)
     }
 }
 
@@ -43,7 +44,7 @@ pub(crate) fn commit(mut slot: SlotView, request: &CommitSlot) -> Result<(Commit
         return nothing(CommitOutcome::Conflict);
     }
     for object in &request.fresh {
-        check_fence(object.put_id(), slot.view.now)?;
+        check_fence(object, slot.view.now)?;
     }
     if exceeds_quota(&slot, request) {
         return nothing(CommitOutcome::OverQuota);
@@ -67,7 +68,7 @@ pub(crate) fn commit(mut slot: SlotView, request: &CommitSlot) -> Result<(Commit
             SlotChange::Put { size_bytes, locator } => {
                 superseded.extend(put_share(&mut draft, &mut slot, *number, *size_bytes, locator)?);
             }
-            SlotChange::Remove => remove_share(&mut draft, &slot, *number)?,
+            SlotChange::Remove => remove_share(&mut draft, &slot, *number, ends)?,
         }
     }
     superseded.extend(old_marker.filter(|_| !request.fresh.is_empty()));
@@ -119,7 +120,7 @@ fn put_share(
     let mut superseded = Vec::new();
     let old = slot.find(number).cloned();
     match &old {
-        None => draft.push(Write::InsertShare(share, ShareKind::Mutable, size_bytes, locator.clone())),
+        None => draft.push(Write::InsertShare(share, ShareKind::Mutable, size_bytes, locator.clone(), draft.now)),
         Some(old) => {
             draft.push(Write::UpdateShare(share, size_bytes, locator.clone()));
             let bytes = integer(counted(&fresh))? - integer(counted(&old.row))?;
@@ -138,7 +139,8 @@ fn put_share(
     Ok(superseded)
 }
 
-fn remove_share(draft: &mut Draft, slot: &SlotView, number: ShareNumber) -> Result<()> {
+/// Removes a share; its slot goes with it if `ends`.
+fn remove_share(draft: &mut Draft, slot: &SlotView, number: ShareNumber, ends: bool) -> Result<()> {
     let Some(old) = slot.find(number) else { return Ok(()) };
     let share = draft.share(number);
     let bytes = integer(counted(&old.row))?;
@@ -148,7 +150,10 @@ fn remove_share(draft: &mut Draft, slot: &SlotView, number: ShareNumber) -> Resu
     }
     draft.push(Write::RemoveLeases(share));
     draft.push(Write::RemoveShare(share));
-    let names = object_names(share, old.row.locator.objects());
-    draft.add_garbage(share, GarbageReason::Removed, UNDO_SECONDS, names);
+    let leases = slot.holders.iter().filter(|held| held.number == number).map(|held| (held.account, held.lease));
+    // Its marker, if it has one, is superseded by this very commit.
+    let row = slot.slot.clone().map(|row| (SlotRow { marker: None, ..row }, ends));
+    let removed = Removed::new(&old.row, row, leases.collect());
+    draft.retire(share, GarbageReason::Removed, object_names(share, old.row.locator.objects()), removed);
     Ok(())
 }

@@ -106,7 +106,7 @@ pub(crate) fn record(
         fresh.retain(|chunk| !garbage.contains(&ObjectName::new(request.share, chunk.object)));
     } else {
         for chunk in &fresh {
-            check_fence(chunk.object.put_id(), view.now)?;
+            check_fence(&chunk.object, view.now)?;
         }
     }
     let more: u64 = fresh.iter().map(|chunk| chunk.range.end - chunk.range.start).sum();
@@ -160,7 +160,13 @@ fn finish(
     match other {
         Some(lost) => replace_lost(&mut draft, &lost.row, &fresh, holders)?,
         None => {
-            draft.push(Write::InsertShare(share, ShareKind::Immutable, fresh.size_bytes, fresh.locator.clone()));
+            draft.push(Write::InsertShare(
+                share,
+                ShareKind::Immutable,
+                fresh.size_bytes,
+                fresh.locator.clone(),
+                draft.now,
+            ));
         }
     }
     if fresh.locator.objects().len() > 1 {
@@ -206,6 +212,14 @@ pub(crate) fn end(
     let names = object_names(upload.share, recorded.chain(strays.iter().copied()));
     forget(&mut draft, upload)?;
     // A row even without names: it tells adoption that this upload was given up (`review.md` A11).
-    draft.add_garbage(upload.share, GarbageReason::Aborted, ABORTED_GRACE_SECONDS, names);
+    draft.push(Write::Garbage {
+        share: upload.share,
+        reason: GarbageReason::Aborted,
+        created_at: now,
+        not_before: draft.after(ABORTED_GRACE_SECONDS),
+        upload: Some(upload.id),
+        objects: names,
+        undo: None,
+    });
     Ok((true, draft.into_writes()))
 }

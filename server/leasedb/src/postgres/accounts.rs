@@ -11,7 +11,7 @@ use super::PgLeaseDb;
 use super::load::{self, account_columns, get, now};
 use super::sql::{call, sql};
 use super::tx::{Decided, Failure, Tx};
-use crate::columns::{damaged, state_number, unsigned};
+use crate::columns::{damaged, keep_days, state_number, unsigned};
 use crate::plan::integer;
 
 /// The credential's columns, then the account's.
@@ -74,11 +74,11 @@ sql!(
 // The account with the rows of its counters; nothing where the name is taken.
 sql!(
     CREATE_ACCOUNT,
-    [TEXT, INT2, INT8, INT4, TEXT, INT8],
+    [TEXT, INT2, INT8, INT4, TEXT, INT8, INT4],
     "-- create_account
     WITH made AS (
-      INSERT INTO accounts (name, state, quota_bytes, lease_days, message, created_at)
-      VALUES ($1, $2, $3, $4, $5, $6)
+      INSERT INTO accounts (name, state, quota_bytes, lease_days, message, created_at, keep_days)
+      VALUES ($1, $2, $3, $4, $5, $6, $7)
       ON CONFLICT (name) WHERE state <> 3 DO NOTHING
       RETURNING account_id),
     counters AS (
@@ -150,10 +150,11 @@ sql!(
 );
 sql!(
     CHANGE_ACCOUNT,
-    [INT4, INT2, INT8, INT4, TEXT],
+    [INT4, INT2, INT8, INT4, TEXT, INT4, INT8],
     "-- change_account
     UPDATE accounts
-    SET state = $2, quota_bytes = $3, lease_days = $4, message = $5
+    SET state = $2, quota_bytes = $3, lease_days = $4, message = $5, keep_days = $6,
+      thawed_at = coalesce($7, thawed_at)
     WHERE account_id = $1"
 );
 sql!(
@@ -181,10 +182,10 @@ sql!(
 );
 sql!(
     CLOSE_ACCOUNT,
-    [INT4, INT2],
+    [INT4, INT2, INT8],
     "-- close_account
     UPDATE accounts
-    SET state = $2
+    SET state = $2, release_at = $3
     WHERE account_id = $1"
 );
 
@@ -229,7 +230,8 @@ async fn create(tx: &mut Tx<'_>, request: &Create) -> Decided<Option<AccountId>>
     let state = state_number(change.state.unwrap_or_default());
     let days = change.lease_days.unwrap_or(31) as i32;
     let message = change.message.clone().unwrap_or_default();
-    let made = call!(CREATE_ACCOUNT, name.clone(), state, quota, days, message, now.seconds());
+    let keep = keep_days(change.keep_alive.unwrap_or_default());
+    let made = call!(CREATE_ACCOUNT, name.clone(), state, quota, days, message, now.seconds(), keep);
     let [rows] = tx.read([made]).await?;
     let Some(row) = rows.first() else { return Ok((None, Vec::new())) };
     let id = load::account_number(row, 0)?;
@@ -239,12 +241,14 @@ async fn create(tx: &mut Tx<'_>, request: &Create) -> Decided<Option<AccountId>>
 
 async fn change_settings(tx: &mut Tx<'_>, (id, change): &(AccountId, AccountChange)) -> Decided<bool> {
     let id = *id;
-    let Some((old, _)) = lock(tx, id).await? else { return Ok((false, Vec::new())) };
+    let Some((old, now)) = lock(tx, id).await? else { return Ok((false, Vec::new())) };
     let quota = change.quota_bytes.unwrap_or(old.quota_bytes).map(integer).transpose()?;
     let state = state_number(change.state.unwrap_or(old.state));
     let days = change.lease_days.unwrap_or(old.lease_days) as i32;
     let message = change.message.clone().unwrap_or(old.message);
-    let call = call!(CHANGE_ACCOUNT, number(id), state, quota, days, message);
+    let keep = keep_days(change.keep_alive.unwrap_or(old.keep_alive));
+    let thawed_at = change.thaws(old.state).then_some(now.seconds());
+    let call = call!(CHANGE_ACCOUNT, number(id), state, quota, days, message, keep, thawed_at);
     Ok((true, vec![call, call!(BUMP_ACCOUNTS_VERSION)]))
 }
 
@@ -260,14 +264,16 @@ async fn rotate(tx: &mut Tx<'_>, (id, hash, overlap_seconds): (AccountId, Secret
     Ok((true, calls))
 }
 
-async fn close(tx: &mut Tx<'_>, id: AccountId) -> Decided<bool> {
-    if id < AccountId::FIRST_DECLARED || lock(tx, id).await?.is_none() {
+async fn close(tx: &mut Tx<'_>, (id, release_seconds): (AccountId, Option<i64>)) -> Decided<bool> {
+    if id < AccountId::FIRST_DECLARED {
         return Ok((false, Vec::new()));
     }
+    let Some((_, now)) = lock(tx, id).await? else { return Ok((false, Vec::new())) };
+    let release_at = release_seconds.map(|seconds| now.seconds() + seconds);
     let closed = state_number(AccountState::Closed);
     let calls = vec![
         call!(REVOKE_CREDENTIALS, number(id)),
-        call!(CLOSE_ACCOUNT, number(id), closed),
+        call!(CLOSE_ACCOUNT, number(id), closed, release_at),
         call!(BUMP_ACCOUNTS_VERSION),
     ];
     Ok((true, calls))
@@ -322,7 +328,7 @@ impl PgLeaseDb {
     pub(super) async fn read_accounts(&self, after: Option<AccountId>, max: u32) -> Result<Vec<(Account, Usage)>> {
         let after = after.map_or(-1, |id| i64::from(id.get()));
         let rows = self.query("list_accounts", call!(LIST_ACCOUNTS, after, i64::from(max))).await?;
-        let entry = |row: &Row| Ok((load::account(row, 0)?.ok_or_else(|| damaged("account"))?, usage(row, 7)?));
+        let entry = |row: &Row| Ok((load::account(row, 0)?.ok_or_else(|| damaged("account"))?, usage(row, 8)?));
         rows.iter().map(entry).collect()
     }
 
@@ -346,7 +352,8 @@ impl PgLeaseDb {
         self.change("rotate_credential", None, &request, |tx, request| Box::pin(rotate(tx, *request))).await
     }
 
-    pub(super) async fn change_close(&self, account: AccountId) -> Result<bool> {
-        self.change("close_account", None, &account, |tx, account| Box::pin(close(tx, *account))).await
+    pub(super) async fn change_close(&self, account: AccountId, release_seconds: Option<i64>) -> Result<bool> {
+        let request = (account, release_seconds);
+        self.change("close_account", None, &request, |tx, request| Box::pin(close(tx, *request))).await
     }
 }

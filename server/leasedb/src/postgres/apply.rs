@@ -55,17 +55,25 @@ sql!(
 );
 sql!(
     INSERT_SHARE,
-    [UUID, INT2, INT2, INT8, BYTEA],
+    [UUID, INT2, INT2, INT8, BYTEA, INT8],
     "-- insert_share
     INSERT INTO shares (si, shnum, kind, state, size_bytes, locator, created_at)
-    VALUES ($1, $2, $3, 1, $4, $5, extract(epoch FROM now())::bigint)"
+    VALUES ($1, $2, $3, 1, $4, $5, $6)"
 );
 sql!(
     UPDATE_SHARE,
     [UUID, INT2, INT8, BYTEA],
     "-- update_share
     UPDATE shares
-    SET size_bytes = $3, locator = $4, state = 1
+    SET size_bytes = $3, locator = $4, state = 1, lost_at = NULL
+    WHERE si = $1 AND shnum = $2"
+);
+sql!(
+    LOSE_SHARE,
+    [UUID, INT2],
+    "-- lose_share
+    UPDATE shares
+    SET state = 3, lost_at = extract(epoch FROM now())::bigint
     WHERE si = $1 AND shnum = $2"
 );
 sql!(
@@ -101,10 +109,65 @@ sql!(
 );
 sql!(
     ADD_GARBAGE,
-    [UUID, INT2, INT2, INT8, TEXT],
+    [UUID, INT2, INT2, INT8, INT8, UUID, TEXT, INT8, BYTEA],
     "-- add_garbage
-    INSERT INTO garbage (si, shnum, reason, not_before, objects)
-    VALUES ($1, $2, $3, $4, $5)"
+    INSERT INTO garbage (si, shnum, reason, created_at, not_before, upload_id, objects, bytes, undo)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+);
+sql!(
+    RECOVERED,
+    [UUID, INT8],
+    "-- recovered
+    INSERT INTO recovered (si, epoch)
+    VALUES ($1, $2)
+    ON CONFLICT (si) DO UPDATE
+    SET epoch = excluded.epoch"
+);
+sql!(
+    REMOVE_GARBAGE,
+    [INT8],
+    "-- remove_garbage
+    DELETE FROM garbage
+    WHERE garbage_id = $1"
+);
+// Between the least and the greatest storage index, so that few partitions are looked at.
+sql!(
+    EXPIRE,
+    [UUID_ARRAY, INT2_ARRAY, INT4_ARRAY, INT8, INT8, UUID, UUID],
+    "-- expire
+    WITH gone AS (
+      DELETE FROM leases l
+      USING unnest($1, $2, $3) AS u (si, shnum, account_id)
+      WHERE l.si = u.si AND l.shnum = u.shnum AND l.account_id = u.account_id AND l.si BETWEEN $6 AND $7
+      RETURNING l.si, l.shnum, l.account_id, l.renewed_at, l.expires_at)
+    INSERT INTO expired_leases (run_id, removed_at, si, shnum, account_id, renewed_at, expires_at)
+    SELECT $4, $5, si, shnum, account_id, renewed_at, expires_at
+    FROM gone
+    ON CONFLICT (run_id, si, shnum, account_id) DO NOTHING"
+);
+sql!(
+    FORGET_EXPIRED,
+    [INT8, UUID],
+    "-- forget_expired
+    DELETE FROM expired_leases
+    WHERE run_id = $1 AND si = $2"
+);
+sql!(
+    QUEUE_UNLEASED,
+    [UUID_ARRAY, INT2_ARRAY, INT8],
+    "-- queue_unleased
+    INSERT INTO unleased (si, shnum, since)
+    SELECT u.si, u.shnum, $3
+    FROM unnest($1, $2) AS u (si, shnum)
+    ON CONFLICT (si, shnum) DO NOTHING"
+);
+sql!(
+    UNQUEUE,
+    [UUID_ARRAY, INT2_ARRAY],
+    "-- unqueue
+    DELETE FROM unleased q
+    USING unnest($1, $2) AS u (si, shnum)
+    WHERE q.si = u.si AND q.shnum = u.shnum"
 );
 sql!(
     SCATTERED,
@@ -131,9 +194,14 @@ pub(super) fn shnum(share: ShareId) -> i16 {
     i16::from(share.number.get())
 }
 
+/// Keys of many shares, as one statement takes them.
+fn keys(shares: &[ShareId]) -> (Vec<Uuid>, Vec<i16>) {
+    shares.iter().map(|share| (si(share.storage_index), shnum(*share))).unzip()
+}
+
 /// The row of an account's counters that a storage index falls on.
-fn stripe(index: StorageIndex) -> i16 {
-    i16::from(index.as_bytes()[15] & 7)
+pub(super) fn stripe(index: StorageIndex) -> i16 {
+    i16::from(crate::plan::stripe(index))
 }
 
 fn on_share(share: ShareId) -> Vec<Param> {
@@ -177,13 +245,15 @@ fn call_of(write: Write) -> Result<Call> {
             call!(RECEIVED, si(share.storage_index), shnum(share), integer(received_bytes)?, deadline.seconds())
         }
         Write::RemoveUpload(share) => keyed(&REMOVE_UPLOAD, share),
-        Write::InsertShare(share, kind, size, locator) => {
+        Write::InsertShare(share, kind, size, locator, made_at) => {
             let (index, number) = (si(share.storage_index), shnum(share));
-            call!(INSERT_SHARE, index, number, kind_number(kind), integer(size)?, locator.encode())
+            let (kind, size) = (kind_number(kind), integer(size)?);
+            call!(INSERT_SHARE, index, number, kind, size, locator.encode(), made_at.seconds())
         }
         Write::UpdateShare(share, size, locator) => {
             call!(UPDATE_SHARE, si(share.storage_index), shnum(share), integer(size)?, locator.encode())
         }
+        Write::LoseShare(share) => keyed(&LOSE_SHARE, share),
         Write::RemoveShare(share) => keyed(&REMOVE_SHARE, share),
         Write::PutSlot { storage_index, token, write_enabler, marker } => {
             let marker = marker.map(|name| name.to_string());
@@ -198,11 +268,34 @@ fn call_of(write: Write) -> Result<Call> {
             change.leased_shares,
             change.reserved_bytes,
         ),
-        Write::Garbage { share, reason, not_before, objects } => {
-            let (index, number) = (si(share.storage_index), shnum(share));
-            let names = names_to_text(&objects);
-            call!(ADD_GARBAGE, index, number, reason_number(reason), not_before.seconds(), names)
+        Write::Garbage { share, reason, created_at, not_before, upload, objects, undo } => {
+            let (index, number, names) = (si(share.storage_index), shnum(share), names_to_text(&objects));
+            let bytes =
+                undo.as_ref().map_or(Ok(0), |removed| integer(removed.kind.charged_bytes(removed.size_bytes)))?;
+            let undo = undo.map(|removed| removed.encode());
+            let times = (created_at.seconds(), not_before.seconds());
+            let upload = upload.map(|upload| Uuid(*upload.as_bytes()));
+            call!(ADD_GARBAGE, index, number, reason_number(reason), times.0, times.1, upload, names, bytes, undo)
         }
+        Write::RemoveGarbage(id) => call!(REMOVE_GARBAGE, id),
+        Write::Expire { run, leases, at } => {
+            let (shares, accounts): (Vec<ShareId>, Vec<i32>) =
+                leases.iter().map(|(share, account)| (*share, account.get() as i32)).unzip();
+            let least = shares.iter().map(|share| share.storage_index).min().map(si);
+            let greatest = shares.iter().map(|share| share.storage_index).max().map(si);
+            let (indexes, numbers) = keys(&shares);
+            call!(EXPIRE, indexes, numbers, accounts, integer(run.0)?, at.seconds(), least, greatest)
+        }
+        Write::ForgetExpired(run, index) => call!(FORGET_EXPIRED, integer(run.0)?, si(index)),
+        Write::QueueUnleased(shares, since) => {
+            let (indexes, numbers) = keys(&shares);
+            call!(QUEUE_UNLEASED, indexes, numbers, since.seconds())
+        }
+        Write::Unqueue(shares) => {
+            let (indexes, numbers) = keys(&shares);
+            call!(UNQUEUE, indexes, numbers)
+        }
+        Write::Recovered(index, epoch) => call!(RECOVERED, si(index), integer(epoch.0)?),
         Write::Scattered(share, due) => call!(SCATTERED, si(share.storage_index), shnum(share), due.seconds()),
         Write::Merged(share) => keyed(&MERGED, share),
     })

@@ -1,11 +1,13 @@
 //! The database as a whole: what it is, whether it may be used, and its heartbeat.
 
 use leasehold_core::beat::{BEATS_KEPT, Heart};
+use leasehold_core::clock::Timestamp;
 use leasehold_core::id::ObjectId;
 use leasehold_core::leasedb::{Deployment, Epoch, LeaseDbError, Result, Tick, TickOutcome};
 
+use super::crawl::leave_recovery;
 use super::load::{epoch_and_time, get, now};
-use super::sql::{Uuid, call, sql};
+use super::sql::{Call, Uuid, call, sql};
 use super::tx::{Decided, Failure, Tx};
 use super::{PgLeaseDb, SCHEMA_VERSION};
 use crate::columns::{damaged, mode_of, unsigned};
@@ -17,7 +19,7 @@ sql!(
     DEPLOYMENT,
     [],
     "-- deployment
-    SELECT deployment_id, epoch, mode
+    SELECT deployment_id, epoch, mode, complete_since, backed_up_until
     FROM deployment"
 );
 sql!(
@@ -105,7 +107,7 @@ async fn tick(tx: &mut Tx<'_>, tick: &Tick) -> Decided<TickOutcome> {
     let outcome = if let Some(epoch) = lost {
         heart.begin(epoch, timeline);
         calls.push(call!(ENTER_RECOVERY, signed(epoch.0)));
-        calls.push(call!(ADD_LOSS, signed(epoch.0), beat_at, now));
+        calls.push(add_loss(signed(epoch.0), beat_at, now));
         TickOutcome::Loss(epoch)
     } else {
         let beat = heart.next(tick.nonce, timeline);
@@ -114,7 +116,13 @@ async fn tick(tx: &mut Tx<'_>, tick: &Tick) -> Decided<TickOutcome> {
     debug_assert!(heart.nonces.len() <= BEATS_KEPT, "a heart forgets what is old");
     let nonces: Vec<Vec<u8>> = heart.nonces.iter().map(|nonce| nonce.as_bytes().to_vec()).collect();
     calls.push(call!(PUT_HEART, signed(heart.beat), nonces, now, heart.timeline));
+    calls.push(leave_recovery(now));
     Ok((outcome, calls))
+}
+
+/// Between these times commits may have been lost; with them an epoch begins.
+pub(super) fn add_loss(epoch: i64, from_at: i64, to_at: i64) -> Call {
+    call!(ADD_LOSS, epoch, from_at, to_at)
 }
 
 impl PgLeaseDb {
@@ -125,6 +133,8 @@ impl PgLeaseDb {
             id: ObjectId::new(get::<Uuid>(row, 0, "deployment")?.0),
             epoch: Epoch(unsigned(get(row, 1, "deployment")?)),
             mode: mode_of(get(row, 2, "deployment")?),
+            complete_since: get::<Option<i64>>(row, 3, "deployment")?.map(Timestamp::from_seconds),
+            backed_up_until: get::<Option<i64>>(row, 4, "deployment")?.map(Timestamp::from_seconds),
         })
     }
 

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
+use leasehold_core::backup::deletable_until;
 use leasehold_core::chunk::ObjectName;
+use leasehold_core::clock::Timestamp;
 use leasehold_core::id::{ObjectId, ShareId, StorageIndex};
 use leasehold_core::leasedb::{Epoch, Garbage, Result, Scattered};
 
@@ -41,14 +43,14 @@ sql!(
     MAY_DELETE,
     [INT8],
     "-- may_delete
-    SELECT 1
+    SELECT backed_up_until
     FROM deployment
     WHERE mode = 0 AND epoch = $1
     FOR SHARE"
 );
 sql!(
     CLAIM_GARBAGE,
-    [INT8, INT8, INT8],
+    [INT8, INT8, INT8, INT8],
     "-- claim_garbage
     UPDATE garbage
     SET claimed_until = $1 + $2, attempts = attempts + 1
@@ -56,6 +58,7 @@ sql!(
       SELECT garbage_id
       FROM garbage
       WHERE done_at IS NULL AND not_before <= $1 AND claimed_until <= $1
+        AND ($4::bigint IS NULL OR created_at <= $4)
       ORDER BY not_before
       LIMIT $3
       FOR UPDATE SKIP LOCKED)
@@ -161,10 +164,10 @@ struct Claim {
 async fn claim(tx: &mut Tx<'_>, &Claim { epoch, now, max, claim_seconds }: &Claim) -> Decided<Vec<Garbage>> {
     let epoch = i64::try_from(epoch.0).unwrap_or(i64::MAX);
     let [allowed] = tx.read([call!(MAY_DELETE, epoch)]).await?;
-    if allowed.is_empty() {
-        return Ok((Vec::new(), Vec::new()));
-    }
-    let [rows] = tx.read([call!(CLAIM_GARBAGE, now, claim_seconds, i64::from(max))]).await?;
+    let Some(deployment) = allowed.first() else { return Ok((Vec::new(), Vec::new())) };
+    let backed_up_until = get::<Option<i64>>(deployment, 0, "deployment")?.map(Timestamp::from_seconds);
+    let until = deletable_until(backed_up_until).map(Timestamp::seconds);
+    let [rows] = tx.read([call!(CLAIM_GARBAGE, now, claim_seconds, i64::from(max), until)]).await?;
     let mut indexes: Vec<StorageIndex> = rows.iter().map(|row| load::storage_index(row, 1)).collect::<Result<_>>()?;
     indexes.sort_unstable();
     indexes.dedup();

@@ -13,7 +13,7 @@ use tokio_postgres::types::FromSql;
 
 use super::PgLeaseDb;
 use super::sql::{Uuid, sql};
-use crate::columns::{damaged, extent_of, kind_of, lease_of, share_state_of, state_of, unsigned};
+use crate::columns::{damaged, extent_of, keep_alive_of, kind_of, lease_of, share_state_of, state_of, unsigned};
 use crate::plan::{Caller, Held, SlotRow, View};
 
 /// The database's time in milliseconds. It stands still at the last beat where the clock was set back: what is young
@@ -31,7 +31,7 @@ macro_rules! epoch_and_time {
 }
 macro_rules! account_columns {
     () => {
-        "a.account_id, a.name, a.state, a.quota_bytes, a.lease_days, a.message, a.created_at"
+        "a.account_id, a.name, a.state, a.quota_bytes, a.lease_days, a.message, a.created_at, a.keep_days"
     };
 }
 pub(super) use {account_columns, epoch_and_time, now};
@@ -195,7 +195,7 @@ sql!(
         "-- read_slot
     SELECT ",
         epoch_and_time!(),
-        ", t.token, t.write_enabler_hash,
+        ", t.token, t.write_enabler_hash, (SELECT d.mode FROM deployment d),
       s.shnum, s.kind, s.state, s.size_bytes, s.locator
     FROM (SELECT 1) one
     LEFT JOIN slots t ON t.si = $1
@@ -215,7 +215,7 @@ sql!(
     HOLDERS,
     [UUID],
     "-- holders
-    SELECT shnum, account_id
+    SELECT shnum, account_id, renewed_at, expires_at
     FROM leases
     WHERE si = $1
     ORDER BY account_id"
@@ -237,6 +237,16 @@ sql!(
     JOIN accounts a USING (account_id)
     WHERE l.si = $1
     ORDER BY l.shnum, l.account_id"
+);
+sql!(
+    LIST_STORAGE_INDEXES,
+    [UUID, INT8],
+    "-- list_storage_indexes
+    SELECT DISTINCT si
+    FROM shares
+    WHERE $1::uuid IS NULL OR si > $1
+    ORDER BY si
+    LIMIT $2"
 );
 // One row for each stable share, with the account's lease on it if there is one; one without a share if there is none.
 sql!(
@@ -299,6 +309,7 @@ pub(super) fn account(row: &Row, at: usize) -> Result<Option<Account>> {
         lease_days: get::<i32>(row, at + 4, "account")?.unsigned_abs(),
         message: get(row, at + 5, "account")?,
         created_at: Timestamp::from_seconds(get(row, at + 6, "account")?),
+        keep_alive: keep_alive_of(get(row, at + 7, "account")?),
     }))
 }
 

@@ -34,15 +34,16 @@ pub struct Migrated {
     pub version: u32,
 }
 
+const DEPLOYMENT_OF_SERVER: &str =
+    "SELECT, UPDATE (deployment_id, epoch, mode, backed_up_until, surveyed_epoch, settled_epoch, complete_since)";
 /// Tables with the rights of the server, the operator and maintenance on them. Who locks a row needs UPDATE on a column.
-const RIGHTS: [(&str, [&str; 3]); 15] = [
-    (
-        "deployment",
-        ["SELECT, UPDATE (epoch, mode)", "SELECT, UPDATE (accounts_version)", "SELECT, UPDATE (epoch, mode)"],
-    ),
+const RIGHTS: [(&str, [&str; 3]); 20] = [
+    ("deployment", [DEPLOYMENT_OF_SERVER, "SELECT, UPDATE (accounts_version)", DEPLOYMENT_OF_SERVER]),
     ("beats", ["SELECT, UPDATE", "SELECT", "SELECT, UPDATE"]),
     ("losses", ["SELECT, INSERT", "SELECT", "SELECT, INSERT"]),
     ("accounts", ["SELECT", "SELECT, INSERT, UPDATE", "SELECT"]),
+    // Whoever begins a database on an old backend skips the numbers of its accounts.
+    ("accounts_account_id_seq", ["USAGE, UPDATE", "", "USAGE, UPDATE"]),
     ("account_usage", ["SELECT, UPDATE", "SELECT, INSERT", "SELECT, UPDATE"]),
     ("account_credentials", ["SELECT, UPDATE (last_used_at)", "SELECT, INSERT, UPDATE, DELETE", "SELECT"]),
     ("shares", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
@@ -52,7 +53,11 @@ const RIGHTS: [(&str, [&str; 3]); 15] = [
     ("upload_chunks", ["SELECT, INSERT, DELETE", "", "SELECT, INSERT, DELETE"]),
     ("scattered", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
     ("garbage", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
+    ("recovered", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
+    ("crawl_units", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
     ("runs", ["SELECT, INSERT, UPDATE, DELETE", "SELECT", "SELECT, INSERT, UPDATE, DELETE"]),
+    ("expired_leases", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
+    ("unleased", ["SELECT, INSERT, DELETE", "", "SELECT, INSERT, DELETE"]),
     ("corruption_advisories", ["SELECT, INSERT", "", "SELECT, INSERT, UPDATE, DELETE"]),
 ];
 

@@ -8,8 +8,13 @@
 
 mod accounts;
 mod apply;
+mod audit;
+mod backup;
 mod connect;
+mod crawl;
 mod deployment;
+mod expiry;
+mod facts;
 mod garbage;
 mod load;
 mod metrics;
@@ -24,26 +29,33 @@ use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use leasehold_core::account::{Account, Usage};
+use leasehold_core::backup::{Export, Import, ImportOutcome, Pages};
 use leasehold_core::bucket::Upload;
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::{Clock, Timestamp};
+use leasehold_core::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix};
+use leasehold_core::crawl::{Crawled, ForgetOutcome, Settle, SettleOutcome, Spared, Survey, TakeOver};
+use leasehold_core::expiry::{
+    ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone, UnleasedTotals,
+};
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::lease::LeaseTerms;
 use leasehold_core::leasedb::{
     AccountChange, Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, CreateOutcome, Credential,
     Deployment, Epoch, Garbage, LeaseDb, LeaseDbError, LeaseRow, RecordChunks, RecordOutcome, Relocate, RenewOutcome,
-    Result, Scattered, ShareRow, SlotSnapshot, Tick, TickOutcome,
+    Result, Scattered, ShareRow, SlotSnapshot, SlotToken, Tick, TickOutcome,
 };
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
 
-pub use connect::{PgOptions, Tls};
+pub use connect::{Authorities, PgOptions, Tls};
+pub use facts::{PgFacts, facts};
 pub use metrics::PgMetrics;
 pub use migrate::{Migrated, Roles, migrate};
 
 /// The schema version that this program wants.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 6;
 
 /// The lease database on PostgreSQL. Clones share connections.
 #[derive(Clone)]
@@ -172,6 +184,19 @@ impl LeaseDb for PgLeaseDb {
         self.read_leases(storage_index).await
     }
 
+    async fn prolong_leases(
+        &self,
+        storage_index: StorageIndex,
+        account: AccountId,
+        ends: Vec<(ShareNumber, Timestamp)>,
+    ) -> Result<()> {
+        self.change_prolong(storage_index, account, ends).await
+    }
+
+    async fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
+        self.read_storage_indexes(after, max).await
+    }
+
     async fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
         self.read_slot_snapshot(storage_index).await
     }
@@ -200,6 +225,38 @@ impl LeaseDb for PgLeaseDb {
         self.change_relocate(&request).await
     }
 
+    async fn lease_page(&self, after: Option<LeaseOnShare>, max: u32) -> Result<LeasePage> {
+        self.read_lease_page(after, max).await
+    }
+
+    async fn expire_leases(&self, request: ExpireLeases) -> Result<ExpireOutcome> {
+        self.change_expire(&request).await
+    }
+
+    async fn purge_expired(&self, max: u32) -> Result<u64> {
+        self.change_purge_expired(max).await
+    }
+
+    async fn list_unleased(&self, after: Option<ShareId>, until: Timestamp, max: u32) -> Result<Vec<ShareId>> {
+        self.read_unleased(after, until, max).await
+    }
+
+    async fn unleased_totals(&self) -> Result<UnleasedTotals> {
+        self.read_unleased_totals().await
+    }
+
+    async fn retire_shares(&self, request: RetireShares) -> Result<RetireOutcome> {
+        self.change_retire(&request).await
+    }
+
+    async fn undo(&self, request: Undo) -> Result<Undone> {
+        self.change_undo(&request).await
+    }
+
+    async fn list_expired(&self, run: RunId, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
+        self.read_expired(run, after, max).await
+    }
+
     async fn deployment(&self) -> Result<Deployment> {
         self.read_deployment().await
     }
@@ -210,6 +267,46 @@ impl LeaseDb for PgLeaseDb {
 
     async fn tick(&self, tick: Tick) -> Result<TickOutcome> {
         self.change_tick(&tick).await
+    }
+
+    async fn survey(&self, storage_index: StorageIndex) -> Result<Survey> {
+        self.read_survey(storage_index).await
+    }
+
+    async fn settle(&self, settle: Settle) -> Result<SettleOutcome> {
+        self.change_settle(&settle).await
+    }
+
+    async fn page_shares(&self, unit: Prefix, after: Option<ShareId>, max: u32) -> Result<Vec<Crawled>> {
+        self.read_page_shares(&unit, after, max).await
+    }
+
+    async fn spared(&self, storage_indexes: Vec<StorageIndex>) -> Result<Spared> {
+        self.read_spared(&storage_indexes).await
+    }
+
+    async fn claim_unit(&self, run: RunId, worker: ObjectId, claim_seconds: i64) -> Result<ClaimUnitOutcome> {
+        self.change_claim_unit(run, worker, claim_seconds).await
+    }
+
+    async fn keep_unit(&self, run: RunId, unit: Prefix, worker: ObjectId, claim_seconds: i64) -> Result<bool> {
+        self.change_keep_unit(run, &unit, worker, claim_seconds).await
+    }
+
+    async fn finish_unit(&self, finish: FinishUnit) -> Result<bool> {
+        self.change_finish_unit(finish).await
+    }
+
+    async fn end_recovery(&self, epoch: Epoch, run: RunId) -> Result<bool> {
+        self.change_end_recovery(epoch, run).await
+    }
+
+    async fn take_over(&self, take_over: TakeOver) -> Result<bool> {
+        self.change_take_over(take_over).await
+    }
+
+    async fn forget_lost(&self, share: ShareId, token: SlotToken) -> Result<ForgetOutcome> {
+        self.change_forget_lost(share, token).await
     }
 
     async fn begin_run(&self, begin: BeginRun) -> Result<BeginRunOutcome> {
@@ -230,6 +327,26 @@ impl LeaseDb for PgLeaseDb {
 
     async fn permit_run(&self, run: RunId) -> Result<PermitOutcome> {
         self.change_permit_run(run).await
+    }
+
+    async fn recount_usage(&self, account: AccountId) -> Result<(Usage, Usage)> {
+        self.change_recount_usage(account).await
+    }
+
+    async fn export(&self) -> Result<Export> {
+        self.read_everything().await
+    }
+
+    async fn import(&self, import: Import, pages: Pages) -> Result<ImportOutcome> {
+        self.become_restored(import, pages).await
+    }
+
+    async fn is_empty(&self) -> Result<bool> {
+        self.read_is_empty().await
+    }
+
+    async fn note_backup(&self, epoch: Epoch, until: Timestamp) -> Result<()> {
+        self.change_note_backup(epoch, until).await
     }
 
     async fn advise(&self, advisory: Advisory) -> Result<()> {
@@ -282,8 +399,8 @@ impl LeaseDb for PgLeaseDb {
         self.read_credentials(account).await
     }
 
-    async fn close_account(&self, account: AccountId) -> Result<bool> {
-        self.change_close(account).await
+    async fn close_account(&self, account: AccountId, release_seconds: Option<i64>) -> Result<bool> {
+        self.change_close(account, release_seconds).await
     }
 
     async fn usage(&self, account: AccountId) -> Result<Usage> {

@@ -131,6 +131,7 @@ fn run(row: &Row) -> Result<Run> {
         kind: run_kind_of(get(row, 1, "run")?),
         state: run_state_of(get(row, 2, "run")?),
         permitted: get::<i16>(row, 3, "run")? == 2,
+        allowed: get::<i16>(row, 3, "run")? == 1,
         dry_run: get(row, 4, "run")?,
         policy: get(row, 5, "run")?,
         started_at: time(6)?,

@@ -15,16 +15,17 @@ use tokio_postgres::Row;
 
 use super::PgLeaseDb;
 use super::apply::{calls, shnum, si};
+use super::expiry::held_by;
 use super::load::{self, get};
 use super::sql::call;
 use super::tx::{Decided, Failure, Tx};
-use crate::columns::{kind_number, lease_of, names_of};
-use crate::plan::{self, Held, View, Write, slots::SlotView, uploads::Recording};
+use crate::columns::{kind_number, lease_of, mode_of, names_of};
+use crate::plan::{self, Held, HeldBy, View, Write, slots::SlotView, uploads::Recording};
 
 use load::{
     ADVISE, CALLER, CHUNKS, FIND_SHARE, FIND_UPLOAD, GARBAGE_NAMES, HELD_SHARES, HOLDERS, LIST_LEASES, LIST_NUMBERS,
-    LIST_SHARES, LOCK_USAGE, LOCK_USAGE_OF_SLOT, NOW, READ_SLOT, RENEWAL, RESERVED_BY_ALL, SLOT, UPLOADER,
-    UPLOADER_SHARES, UPLOADS,
+    LIST_SHARES, LIST_STORAGE_INDEXES, LOCK_USAGE, LOCK_USAGE_OF_SLOT, NOW, READ_SLOT, RENEWAL, RESERVED_BY_ALL, SLOT,
+    UPLOADER, UPLOADER_SHARES, UPLOADS,
 };
 
 /// How many open reports one share may have.
@@ -71,7 +72,7 @@ async fn record(tx: &mut Tx<'_>, request: &RecordChunks) -> Decided<RecordOutcom
         [first, shares, Vec::new()]
     };
     let (epoch, _) = load::header(tx.db(), &first)?;
-    let Some(mut upload) = load::upload(&first[0], 9, share.storage_index, epoch)? else {
+    let Some(mut upload) = load::upload(&first[0], 10, share.storage_index, epoch)? else {
         return decided((RecordOutcome::Gone, Vec::new()));
     };
     let view = load::view(tx.db(), &first, &[], &shares, upload.account)?;
@@ -80,7 +81,7 @@ async fn record(tx: &mut Tx<'_>, request: &RecordChunks) -> Decided<RecordOutcom
     }
     let garbage = if request.found { garbage_names(tx, share).await? } else { HashSet::new() };
     let holders = if has_lost(&view, share.number) { holders(tx, share.storage_index).await? } else { Vec::new() };
-    let holders: Vec<_> = holders.iter().filter(|(held, _)| *held == share.number).map(|(_, a)| *a).collect();
+    let holders: Vec<_> = holders.iter().filter(|held| held.number == share.number).map(|held| held.account).collect();
     decided(plan::uploads::record(view, Recording { upload, garbage, holders: &holders }, request)?)
 }
 
@@ -98,13 +99,9 @@ async fn garbage_names(tx: &mut Tx<'_>, share: ShareId) -> Result<HashSet<Object
     Ok(names)
 }
 
-async fn holders(tx: &mut Tx<'_>, index: StorageIndex) -> Result<Vec<(ShareNumber, AccountId)>, Failure> {
+async fn holders(tx: &mut Tx<'_>, index: StorageIndex) -> Result<Vec<HeldBy>, Failure> {
     let [rows] = tx.read([call!(HOLDERS, si(index))]).await?;
-    Ok(holders_of(&rows)?)
-}
-
-fn holders_of(rows: &[Row]) -> Result<Vec<(ShareNumber, AccountId)>> {
-    rows.iter().map(|row| Ok((load::share_number(get(row, 0, "lease")?)?, load::account_number(row, 1)?))).collect()
+    Ok(rows.iter().map(held_by).collect::<Result<_>>()?)
 }
 
 struct EndUpload {
@@ -143,6 +140,19 @@ async fn renew(tx: &mut Tx<'_>, (index, account): (StorageIndex, AccountId)) -> 
     decided(plan::renew(view, index)?)
 }
 
+struct Prolong {
+    storage_index: StorageIndex,
+    account: AccountId,
+    ends: Vec<(ShareNumber, Timestamp)>,
+}
+
+async fn prolong(tx: &mut Tx<'_>, request: &Prolong) -> Decided<()> {
+    let (index, account) = (request.storage_index, number(request.account));
+    let [first, shares] = tx.read([call!(CALLER, account), call!(HELD_SHARES, si(index), account)]).await?;
+    let view = load::view(tx.db(), &first, &[], &shares, request.account)?;
+    decided(((), plan::prolong(&view, index, &request.ends)))
+}
+
 async fn commit_slot(tx: &mut Tx<'_>, request: &CommitSlot) -> Decided<CommitOutcome> {
     let (index, account) = (si(request.storage_index), number(request.account));
     let reads = [
@@ -155,7 +165,8 @@ async fn commit_slot(tx: &mut Tx<'_>, request: &CommitSlot) -> Decided<CommitOut
     let [first, usage, shares, slot, holders] = tx.read(reads).await?;
     let view = load::view(tx.db(), &first, &usage, &shares, request.account)?;
     let slot = slot.first().map(load::slot).transpose()?;
-    decided(plan::slots::commit(SlotView { view, slot, holders: holders_of(&holders)? }, request)?)
+    let holders = holders.iter().map(held_by).collect::<Result<_>>()?;
+    decided(plan::slots::commit(SlotView { view, slot, holders }, request)?)
 }
 
 /// Of names of one storage index.
@@ -234,8 +245,8 @@ impl PgLeaseDb {
         let found = found.ok_or_else(|| super::invalid(format!("there is no account {account}")))?;
         let mut leases = Vec::new();
         for row in &rows {
-            if get::<Option<i16>>(row, 9, "share")?.is_some() {
-                let times: (Option<i64>, Option<i64>) = (get(row, 10, "lease")?, get(row, 11, "lease")?);
+            if get::<Option<i16>>(row, 10, "share")?.is_some() {
+                let times: (Option<i64>, Option<i64>) = (get(row, 11, "lease")?, get(row, 12, "lease")?);
                 leases.push(times.0.zip(times.1).map(|(renewed_at, expires_at)| lease_of(renewed_at, expires_at)));
             }
         }
@@ -259,13 +270,33 @@ impl PgLeaseDb {
         rows.iter().map(lease).collect()
     }
 
+    pub(super) async fn change_prolong(
+        &self,
+        storage_index: StorageIndex,
+        account: AccountId,
+        ends: Vec<(ShareNumber, Timestamp)>,
+    ) -> Result<()> {
+        let request = Prolong { storage_index, account, ends };
+        self.change("prolong_leases", Some(storage_index), &request, |tx, request| Box::pin(prolong(tx, request))).await
+    }
+
+    pub(super) async fn read_storage_indexes(
+        &self,
+        after: Option<StorageIndex>,
+        max: u32,
+    ) -> Result<Vec<StorageIndex>> {
+        let call = call!(LIST_STORAGE_INDEXES, after.map(si), i64::from(max));
+        let rows = self.query("list_storage_indexes", call).await?;
+        rows.iter().map(|row| load::storage_index(row, 0)).collect()
+    }
+
     pub(super) async fn read_slot_snapshot(&self, index: StorageIndex) -> Result<SlotSnapshot> {
         let rows = self.query("read_slot", call!(READ_SLOT, si(index))).await?;
         let (epoch, now): (Epoch, _) = load::header(self, &rows)?;
         let mut shares = Vec::new();
         for row in &rows {
-            if get::<Option<i16>>(row, 4, "share")?.is_some() {
-                shares.push(load::share(row, 4)?);
+            if get::<Option<i16>>(row, 5, "share")?.is_some() {
+                shares.push(load::share(row, 5)?);
             }
         }
         let has_immutable = shares.iter().any(|row| row.kind == ShareKind::Immutable);
@@ -276,7 +307,8 @@ impl PgLeaseDb {
             Some(token) => Some((leasehold_core::leasedb::SlotToken(token.0), load::credential_hash(&rows[0], 3)?)),
             None => None,
         };
-        Ok(SlotSnapshot { now, slot, shares, has_immutable, epoch })
+        let mode = mode_of(get(&rows[0], 4, "mode")?);
+        Ok(SlotSnapshot { now, slot, shares, has_immutable, epoch, mode })
     }
 
     pub(super) async fn change_commit_slot(&self, request: &CommitSlot) -> Result<CommitOutcome> {

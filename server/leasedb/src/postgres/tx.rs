@@ -14,13 +14,15 @@ use leasehold_core::id::StorageIndex;
 use leasehold_core::leasedb::{LeaseDbError, Result};
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::PgLeaseDb;
-use super::sql::Call;
+use super::sql::{Call, Param};
 
 /// How often a transaction is tried that another one got in the way of.
 const ATTEMPTS_MAX: usize = 5;
+/// How long a statement of a transaction over the whole database may take, and how long such a transaction may rest.
+const LONG_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Why statements were not run.
 #[derive(Debug, thiserror::Error)]
@@ -219,6 +221,55 @@ impl Tx<'_> {
     }
 }
 
+/// A transaction of many round trips on a connection of its own: everything is read, or written. One that is dropped
+/// before its end changes nothing, since its connection is closed.
+pub(super) struct LongTx {
+    connection: Connection,
+    statements: usize,
+}
+
+impl LongTx {
+    /// Begins one. Its limits are its own: a statement may touch every row there is.
+    pub(super) async fn begin(db: &PgLeaseDb, isolation: &str) -> Result<Self> {
+        let mut connection = db.connect().await?;
+        connection.patience = LONG_PATIENCE + Duration::from_secs(5);
+        let millis = LONG_PATIENCE.as_millis();
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL {isolation}; SET LOCAL statement_timeout = {millis}; SET LOCAL lock_timeout = {millis}; \
+             SET LOCAL idle_in_transaction_session_timeout = {millis}"
+        );
+        all(connection.pipeline(&[Step::Plain(&begin)]).await).map_err(Failure::unchanged)?;
+        Ok(Self { connection, statements: 1 })
+    }
+
+    /// Runs a statement that is made for the occasion.
+    pub(super) async fn run(&mut self, text: &str, params: &[(Param, Type)]) -> Result<Vec<Row>> {
+        self.statements += 1;
+        let patience = self.connection.patience;
+        let typed: Vec<_> = params.iter().map(|(p, kind)| (&**p as &(dyn ToSql + Sync), kind.clone())).collect();
+        let answer = tokio::time::timeout(patience, self.connection.client().query_typed(text, &typed)).await;
+        let answer = answer.map_err(|_| Failure::Silent(patience)).and_then(|rows| rows.map_err(Failure::from));
+        answer.map_err(Failure::unchanged)
+    }
+
+    /// Commits; only what returns from here has taken effect.
+    pub(super) async fn commit(mut self, db: &PgLeaseDb, name: &'static str) -> Result<()> {
+        let answers = self.connection.pipeline(&[Step::Plain("COMMIT")]).await;
+        db.metrics().sent(self.statements + 1);
+        match all(answers) {
+            Ok(_) => {
+                self.connection.clean = true;
+                db.metrics().ended(name, "done");
+                Ok(())
+            }
+            Err(failure) => {
+                db.metrics().ended(name, "unknown");
+                Err(LeaseDbError::OutcomeUnknown(Box::new(failure)))
+            }
+        }
+    }
+}
+
 /// What a body returns: its value, and its writes.
 pub(super) type Decided<T> = Result<(T, Vec<Call>), Failure>;
 
@@ -359,11 +410,13 @@ impl PgLeaseDb {
 fn begin(lock: Option<StorageIndex>) -> String {
     lock.map_or_else(
         || "BEGIN".to_owned(),
-        |index| {
-            let bytes = index.as_bytes();
-            let (high, low) = bytes.split_at(8);
-            let word = |half: &[u8]| i64::from_be_bytes(half.try_into().expect("half of sixteen bytes"));
-            format!("BEGIN; SELECT pg_advisory_xact_lock({})", word(high) ^ word(low))
-        },
+        |index| format!("BEGIN; SELECT pg_advisory_xact_lock({})", lock_number(index)),
     )
+}
+
+/// The number of a storage index's lock.
+pub(super) fn lock_number(index: StorageIndex) -> i64 {
+    let (high, low) = index.as_bytes().split_at(8);
+    let word = |half: &[u8]| i64::from_be_bytes(half.try_into().expect("half of sixteen bytes"));
+    word(high) ^ word(low)
 }

@@ -8,11 +8,11 @@ use leasehold_core::secret::SecretHash;
 
 use super::Tx;
 use super::rows::account_of;
-use crate::columns::{state_number, unsigned};
+use crate::columns::{keep_days, state_number, unsigned};
 use crate::plan::integer;
 
 const CREDENTIAL_COLUMNS: &str = "c.secret_hash, c.not_after, c.last_used_at, c.created_at,
-                   a.account_id, a.name, a.state, a.quota_bytes, a.lease_days, a.message, a.created_at,
+                   a.account_id, a.name, a.state, a.quota_bytes, a.lease_days, a.message, a.created_at, a.keep_days,
                    a.leased_bytes, a.leased_shares, a.reserved_bytes";
 
 fn credential_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Credential> {
@@ -84,14 +84,15 @@ impl Tx<'_> {
             return Ok(CreateOutcome::NameTaken);
         }
         let sql = "-- create_account
-            INSERT INTO accounts (name, state, quota_bytes, lease_days, message, created_at)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            INSERT INTO accounts (name, state, quota_bytes, lease_days, message, created_at, keep_days)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
             RETURNING account_id";
         let now = self.now_seconds();
         let quota = change.quota_bytes.flatten().map(integer).transpose()?;
         let state = state_number(change.state.unwrap_or_default());
         let message = change.message.clone().unwrap_or_default();
-        let params = (name, state, quota, change.lease_days.unwrap_or(31), message, now);
+        let keep = keep_days(change.keep_alive.unwrap_or_default());
+        let params = (name, state, quota, change.lease_days.unwrap_or(31), message, now, keep);
         let id = self.query(sql, params, |row| Ok(AccountId::new(row.get(0)?)))?.pop().unwrap_or(AccountId::STARTER);
         self.add_credential(id, credential)?;
         self.bump_accounts_version()?;
@@ -107,7 +108,7 @@ impl Tx<'_> {
 
     pub(super) fn find_account(&self, name: &str) -> Result<Option<Account>> {
         let sql = "-- find_account
-            SELECT account_id, name, state, quota_bytes, lease_days, message, created_at,
+            SELECT account_id, name, state, quota_bytes, lease_days, message, created_at, keep_days,
                    leased_bytes, leased_shares, reserved_bytes
             FROM accounts
             WHERE name = ?1 AND state <> 3";
@@ -116,7 +117,7 @@ impl Tx<'_> {
 
     pub(super) fn list_accounts(&self, after: Option<AccountId>, max: u32) -> Result<Vec<(Account, Usage)>> {
         let sql = "-- list_accounts
-            SELECT account_id, name, state, quota_bytes, lease_days, message, created_at,
+            SELECT account_id, name, state, quota_bytes, lease_days, message, created_at, keep_days,
                    leased_bytes, leased_shares, reserved_bytes
             FROM accounts
             WHERE account_id > ?1 AND state <> 3
@@ -132,12 +133,16 @@ impl Tx<'_> {
         };
         let sql = "-- change_account
             UPDATE accounts
-            SET state = ?2, quota_bytes = ?3, lease_days = ?4, message = ?5
+            SET state = ?2, quota_bytes = ?3, lease_days = ?4, message = ?5, keep_days = ?6,
+                thawed_at = coalesce(?7, thawed_at)
             WHERE account_id = ?1";
         let quota = change.quota_bytes.unwrap_or(old.quota_bytes).map(integer).transpose()?;
         let state = state_number(change.state.unwrap_or(old.state));
         let message = change.message.clone().unwrap_or(old.message);
-        self.execute(sql, (account.get(), state, quota, change.lease_days.unwrap_or(old.lease_days), message))?;
+        let keep = keep_days(change.keep_alive.unwrap_or(old.keep_alive));
+        let thawed_at = change.thaws(old.state).then(|| self.now_seconds());
+        let days = change.lease_days.unwrap_or(old.lease_days);
+        self.execute(sql, (account.get(), state, quota, days, message, keep, thawed_at))?;
         self.bump_accounts_version()?;
         Ok(true)
     }
@@ -167,7 +172,7 @@ impl Tx<'_> {
         Ok(true)
     }
 
-    pub(super) fn close_account(&self, account: AccountId) -> Result<bool> {
+    pub(super) fn close_account(&self, account: AccountId, release_seconds: Option<i64>) -> Result<bool> {
         let declared = account >= AccountId::FIRST_DECLARED;
         if !declared || self.account(account)?.is_none_or(|(account, _)| account.state == AccountState::Closed) {
             return Ok(false);
@@ -178,9 +183,10 @@ impl Tx<'_> {
         self.execute(revoke, [account.get()])?;
         let close = "-- close_account
             UPDATE accounts
-            SET state = ?2
+            SET state = ?2, release_at = ?3
             WHERE account_id = ?1";
-        self.execute(close, (account.get(), state_number(AccountState::Closed)))?;
+        let release_at = release_seconds.map(|seconds| self.now_seconds() + seconds);
+        self.execute(close, (account.get(), state_number(AccountState::Closed), release_at))?;
         self.bump_accounts_version()?;
         Ok(true)
     }

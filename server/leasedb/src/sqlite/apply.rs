@@ -1,8 +1,10 @@
 //! The writes of a plan as statements.
 
 use leasehold_core::bucket::Chunk;
-use leasehold_core::id::ShareId;
+use leasehold_core::clock::Timestamp;
+use leasehold_core::id::{AccountId, ShareId};
 use leasehold_core::leasedb::Result;
+use leasehold_core::run::RunId;
 
 use super::Tx;
 use crate::columns::{kind_number, names_to_text, object_to_blob, reason_number};
@@ -47,21 +49,29 @@ impl Tx<'_> {
                 self.delete_of("-- remove_chunks\nDELETE FROM upload_chunks WHERE si = ?1 AND shnum = ?2", share)?;
                 self.delete_of("-- remove_upload\nDELETE FROM uploads WHERE si = ?1 AND shnum = ?2", share)
             }
-            Write::InsertShare(share, kind, size_bytes, locator) => {
+            Write::InsertShare(share, kind, size_bytes, locator, made_at) => {
                 let sql = "-- insert_share
                     INSERT INTO shares (si, shnum, kind, state, size_bytes, locator, created_at)
                     VALUES (?1, ?2, ?3, 1, ?4, ?5, ?6)";
                 let key = (share.storage_index.as_bytes(), share.number.get());
-                let (kind, size, now) = (kind_number(kind), integer(size_bytes)?, self.now_seconds());
-                self.execute(sql, (key.0, key.1, kind, size, locator.encode(), now)).map(drop)
+                let (kind, size) = (kind_number(kind), integer(size_bytes)?);
+                self.execute(sql, (key.0, key.1, kind, size, locator.encode(), made_at.seconds())).map(drop)
             }
             Write::UpdateShare(share, size_bytes, locator) => {
                 let sql = "-- update_share
                     UPDATE shares
-                    SET size_bytes = ?3, locator = ?4, state = 1
+                    SET size_bytes = ?3, locator = ?4, state = 1, lost_at = NULL
                     WHERE si = ?1 AND shnum = ?2";
                 let key = (share.storage_index.as_bytes(), share.number.get());
                 self.execute(sql, (key.0, key.1, integer(size_bytes)?, locator.encode())).map(drop)
+            }
+            Write::LoseShare(share) => {
+                let sql = "-- lose_share
+                    UPDATE shares
+                    SET state = 3, lost_at = ?3
+                    WHERE si = ?1 AND shnum = ?2";
+                let key = (share.storage_index.as_bytes(), share.number.get());
+                self.execute(sql, (key.0, key.1, self.now_seconds())).map(drop)
             }
             Write::RemoveShare(share) => {
                 self.delete_of("-- remove_share\nDELETE FROM shares WHERE si = ?1 AND shnum = ?2", share)
@@ -88,13 +98,48 @@ impl Tx<'_> {
                 let params = (account.get(), change.leased_bytes, change.leased_shares, change.reserved_bytes);
                 self.execute(sql, params).map(drop)
             }
-            Write::Garbage { share, reason, not_before, objects } => {
+            Write::Recovered(index, epoch) => {
+                let sql = "-- recovered
+                    INSERT INTO recovered (si, epoch)
+                    VALUES (?1, ?2)
+                    ON CONFLICT (si) DO UPDATE
+                    SET epoch = excluded.epoch";
+                self.execute(sql, (index.as_bytes(), integer(epoch.0)?)).map(drop)
+            }
+            Write::Garbage { share, reason, created_at, not_before, upload, objects, undo } => {
                 let sql = "-- add_garbage
-                    INSERT INTO garbage (si, shnum, reason, not_before, objects)
-                    VALUES (?1, ?2, ?3, ?4, ?5)";
+                    INSERT INTO garbage (si, shnum, reason, created_at, not_before, upload_id, objects, bytes, undo)
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
                 let key = (share.storage_index.as_bytes(), share.number.get());
                 let names = names_to_text(&objects);
-                self.execute(sql, (key.0, key.1, reason_number(reason), not_before.seconds(), names)).map(drop)
+                let bytes = undo.as_ref().map_or(0, |removed| removed.kind.charged_bytes(removed.size_bytes));
+                let (bytes, undo) = (integer(bytes)?, undo.map(|removed| removed.encode()));
+                let times = (created_at.seconds(), not_before.seconds());
+                let upload = upload.map(|upload| *upload.as_bytes());
+                let params = (key.0, key.1, reason_number(reason), times.0, times.1, upload, names, bytes, undo);
+                self.execute(sql, params).map(drop)
+            }
+            Write::RemoveGarbage(id) => {
+                self.execute("-- remove_garbage\nDELETE FROM garbage WHERE garbage_id = ?1", [id]).map(drop)
+            }
+            Write::Expire { run, leases, at } => self.expire(run, &leases, at),
+            Write::ForgetExpired(run, index) => {
+                let sql = "-- forget_expired\nDELETE FROM expired_leases WHERE run_id = ?1 AND si = ?2";
+                self.execute(sql, (integer(run.0)?, index.as_bytes())).map(drop)
+            }
+            Write::QueueUnleased(shares, since) => {
+                let sql = "-- queue_unleased
+                    INSERT OR IGNORE INTO unleased (si, shnum, since)
+                    VALUES (?1, ?2, ?3)";
+                let one = |share: &ShareId| {
+                    let key = (share.storage_index.as_bytes(), share.number.get());
+                    self.execute(sql, (key.0, key.1, since.seconds())).map(drop)
+                };
+                shares.iter().try_for_each(one)
+            }
+            Write::Unqueue(shares) => {
+                let sql = "-- unqueue\nDELETE FROM unleased WHERE si = ?1 AND shnum = ?2";
+                shares.iter().try_for_each(|share| self.delete_of(sql, *share))
             }
             Write::Scattered(share, due) => {
                 let sql = "-- scattered
@@ -108,6 +153,24 @@ impl Tx<'_> {
                 self.delete_of("-- merged\nDELETE FROM scattered WHERE si = ?1 AND shnum = ?2", share)
             }
         }
+    }
+
+    fn expire(&self, run: RunId, leases: &[(ShareId, AccountId)], at: Timestamp) -> Result<()> {
+        let keep = "-- keep_expired
+            INSERT OR IGNORE INTO expired_leases (run_id, removed_at, si, shnum, account_id, renewed_at, expires_at)
+            SELECT ?1, ?2, si, shnum, account_id, renewed_at, expires_at
+            FROM leases
+            WHERE si = ?3 AND shnum = ?4 AND account_id = ?5";
+        let remove = "-- remove_lease
+            DELETE FROM leases
+            WHERE si = ?1 AND shnum = ?2 AND account_id = ?3";
+        let run = integer(run.0)?;
+        for (share, account) in leases {
+            let key = (share.storage_index.as_bytes(), share.number.get(), account.get());
+            self.execute(keep, (run, at.seconds(), key.0, key.1, key.2))?;
+            self.execute(remove, key)?;
+        }
+        Ok(())
     }
 
     fn delete_of(&self, sql: &str, share: ShareId) -> Result<()> {

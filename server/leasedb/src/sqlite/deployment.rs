@@ -1,6 +1,7 @@
 //! The database as a whole, and its heartbeat.
 
 use leasehold_core::beat::Heart;
+use leasehold_core::clock::Timestamp;
 use leasehold_core::id::ObjectId;
 use leasehold_core::leasedb::{Deployment, Epoch, Result, Tick, TickOutcome};
 
@@ -11,11 +12,13 @@ use crate::plan::integer;
 impl Tx<'_> {
     pub(super) fn deployment(&self) -> Result<Deployment> {
         let sql = "-- deployment
-            SELECT deployment_id, epoch, mode
+            SELECT deployment_id, epoch, mode, complete_since, backed_up_until
             FROM deployment";
         let rows = self.query(sql, [], |row| {
             let (id, epoch, mode) = (ObjectId::new(row.get(0)?), row.get(1)?, row.get(2)?);
-            Ok(Deployment { id, epoch: Epoch(unsigned(epoch)), mode: mode_of(mode) })
+            let time = |at| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.map(Timestamp::from_seconds));
+            let (complete_since, backed_up_until) = (time(3)?, time(4)?);
+            Ok(Deployment { id, epoch: Epoch(unsigned(epoch)), mode: mode_of(mode), complete_since, backed_up_until })
         })?;
         rows.into_iter().next().ok_or_else(|| damaged("deployment"))
     }
@@ -58,6 +61,7 @@ impl Tx<'_> {
             UPDATE beats
             SET beat = ?1, nonces = ?2, beat_at = max(beat_at, ?3)";
         self.execute(put, (integer(heart.beat)?, nonces, now))?;
+        self.leave_recovery()?;
         Ok(outcome)
     }
 }

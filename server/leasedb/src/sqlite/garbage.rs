@@ -3,7 +3,9 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
+use leasehold_core::backup::deletable_until;
 use leasehold_core::chunk::ObjectName;
+use leasehold_core::clock::Timestamp;
 use leasehold_core::id::{ShareId, ShareNumber, StorageIndex};
 use leasehold_core::leasedb::{Epoch, Garbage, Mode, Result, Scattered};
 
@@ -52,10 +54,12 @@ impl Tx<'_> {
               SELECT garbage_id
               FROM garbage
               WHERE done_at IS NULL AND not_before <= ?1 AND claimed_until <= ?1
+                AND (?4 IS NULL OR created_at <= ?4)
               ORDER BY not_before
               LIMIT ?3)
             RETURNING garbage_id, objects";
-        let params = (self.now_seconds(), claim_seconds, max);
+        let until = deletable_until(deployment.backed_up_until).map(Timestamp::seconds);
+        let params = (self.now_seconds(), claim_seconds, max, until);
         let claimed = self.query(sql, params, |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?;
         let mut named: HashMap<StorageIndex, HashSet<ObjectName>> = HashMap::new();
         let mut garbage = Vec::with_capacity(claimed.len());

@@ -7,7 +7,11 @@
 
 mod accounts;
 mod apply;
+mod audit;
+mod backup;
+mod crawl;
 mod deployment;
+mod expiry;
 mod garbage;
 mod rows;
 mod runs;
@@ -19,16 +23,22 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use leasehold_core::account::{Account, Usage};
+use leasehold_core::backup::{Export, Import, ImportOutcome, Pages};
 use leasehold_core::bucket::Upload;
 use leasehold_core::chunk::ObjectName;
 use leasehold_core::chunk::StoreObject;
 use leasehold_core::clock::{Clock, Timestamp};
+use leasehold_core::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix};
+use leasehold_core::crawl::{Crawled, ForgetOutcome, Settle, SettleOutcome, Spared, Survey, TakeOver};
+use leasehold_core::expiry::{
+    ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone, UnleasedTotals,
+};
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::lease::LeaseTerms;
 use leasehold_core::leasedb::{
     AccountChange, Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, CreateOutcome, Credential,
     Deployment, Epoch, Garbage, LeaseDb, LeaseDbError, LeaseRow, RecordChunks, RecordOutcome, Relocate, RenewOutcome,
-    Result, Scattered, ShareRow, SlotSnapshot, Tick, TickOutcome,
+    Result, Scattered, ShareRow, SlotSnapshot, SlotToken, Tick, TickOutcome,
 };
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use leasehold_core::secret::SecretHash;
@@ -66,6 +76,7 @@ pub struct SqliteLeaseDb {
     writer: Sender<Write>,
     readers: Sender<Read>,
     clock: Arc<dyn Clock>,
+    file: Arc<backup::File>,
 }
 
 impl std::fmt::Debug for SqliteLeaseDb {
@@ -96,7 +107,8 @@ impl SqliteLeaseDb {
             let (reads, clock) = (reads.clone(), clock.clone());
             spawn("leasedb-read", move || read_loop(&connection, &reads, &*clock, terms))?;
         }
-        Ok(Self { writer, readers, clock })
+        let file = Arc::new(backup::File { path: path.to_owned(), clock: clock.clone(), terms });
+        Ok(Self { writer, readers, clock, file })
     }
 
     /// What SQLite finds wrong with the file; nothing if it is sound.
@@ -293,6 +305,19 @@ impl LeaseDb for SqliteLeaseDb {
         self.read(move |tx| tx.list_leases(storage_index)).await
     }
 
+    async fn prolong_leases(
+        &self,
+        storage_index: StorageIndex,
+        account: AccountId,
+        ends: Vec<(ShareNumber, Timestamp)>,
+    ) -> Result<()> {
+        self.write(move |tx| tx.prolong_leases(storage_index, account, &ends)).await
+    }
+
+    async fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
+        self.read(move |tx| tx.list_storage_indexes(after, max)).await
+    }
+
     async fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
         self.read(move |tx| tx.read_slot(storage_index)).await
     }
@@ -330,6 +355,38 @@ impl LeaseDb for SqliteLeaseDb {
         self.write(move |tx| tx.relocate(&request)).await
     }
 
+    async fn lease_page(&self, after: Option<LeaseOnShare>, max: u32) -> Result<LeasePage> {
+        self.read(move |tx| tx.lease_page(after, max)).await
+    }
+
+    async fn expire_leases(&self, request: ExpireLeases) -> Result<ExpireOutcome> {
+        self.write(move |tx| tx.expire_leases(&request)).await
+    }
+
+    async fn purge_expired(&self, max: u32) -> Result<u64> {
+        self.write(move |tx| tx.purge_expired(max)).await
+    }
+
+    async fn list_unleased(&self, after: Option<ShareId>, until: Timestamp, max: u32) -> Result<Vec<ShareId>> {
+        self.read(move |tx| tx.list_unleased(after, until, max)).await
+    }
+
+    async fn unleased_totals(&self) -> Result<UnleasedTotals> {
+        self.read(|tx| tx.unleased_totals()).await
+    }
+
+    async fn retire_shares(&self, request: RetireShares) -> Result<RetireOutcome> {
+        self.write(move |tx| tx.retire_shares(&request)).await
+    }
+
+    async fn undo(&self, request: Undo) -> Result<Undone> {
+        self.write(move |tx| tx.undo(&request)).await
+    }
+
+    async fn list_expired(&self, run: RunId, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
+        self.read(move |tx| tx.list_expired(run, after, max)).await
+    }
+
     async fn deployment(&self) -> Result<Deployment> {
         self.read(|tx| tx.deployment()).await
     }
@@ -340,6 +397,46 @@ impl LeaseDb for SqliteLeaseDb {
 
     async fn tick(&self, tick: Tick) -> Result<TickOutcome> {
         self.write(move |tx| tx.tick(&tick)).await
+    }
+
+    async fn survey(&self, storage_index: StorageIndex) -> Result<Survey> {
+        self.read(move |tx| tx.survey(storage_index)).await
+    }
+
+    async fn settle(&self, settle: Settle) -> Result<SettleOutcome> {
+        self.write(move |tx| tx.settle(&settle)).await
+    }
+
+    async fn page_shares(&self, unit: Prefix, after: Option<ShareId>, max: u32) -> Result<Vec<Crawled>> {
+        self.read(move |tx| tx.page_shares(&unit, after, max)).await
+    }
+
+    async fn spared(&self, storage_indexes: Vec<StorageIndex>) -> Result<Spared> {
+        self.read(move |tx| tx.spared(&storage_indexes)).await
+    }
+
+    async fn claim_unit(&self, run: RunId, worker: ObjectId, claim_seconds: i64) -> Result<ClaimUnitOutcome> {
+        self.write(move |tx| tx.claim_unit(run, worker, claim_seconds)).await
+    }
+
+    async fn keep_unit(&self, run: RunId, unit: Prefix, worker: ObjectId, claim_seconds: i64) -> Result<bool> {
+        self.write(move |tx| tx.keep_unit(run, &unit, worker, claim_seconds)).await
+    }
+
+    async fn finish_unit(&self, finish: FinishUnit) -> Result<bool> {
+        self.write(move |tx| tx.finish_unit(&finish)).await
+    }
+
+    async fn end_recovery(&self, epoch: Epoch, run: RunId) -> Result<bool> {
+        self.write(move |tx| tx.end_recovery(epoch, run)).await
+    }
+
+    async fn take_over(&self, take_over: TakeOver) -> Result<bool> {
+        self.write(move |tx| tx.take_over(&take_over)).await
+    }
+
+    async fn forget_lost(&self, share: ShareId, token: SlotToken) -> Result<ForgetOutcome> {
+        self.write(move |tx| tx.forget_lost(share, token)).await
     }
 
     async fn begin_run(&self, begin: BeginRun) -> Result<BeginRunOutcome> {
@@ -360,6 +457,26 @@ impl LeaseDb for SqliteLeaseDb {
 
     async fn permit_run(&self, run: RunId) -> Result<PermitOutcome> {
         self.write(move |tx| tx.permit_run(run)).await
+    }
+
+    async fn recount_usage(&self, account: AccountId) -> Result<(Usage, Usage)> {
+        self.write(move |tx| tx.recount_usage(account)).await
+    }
+
+    async fn export(&self) -> Result<Export> {
+        backup::export(self.file.clone()).await
+    }
+
+    async fn import(&self, import: Import, pages: Pages) -> Result<ImportOutcome> {
+        backup::import(self.file.clone(), import, pages).await
+    }
+
+    async fn is_empty(&self) -> Result<bool> {
+        self.read(|tx| tx.is_empty()).await
+    }
+
+    async fn note_backup(&self, epoch: Epoch, until: Timestamp) -> Result<()> {
+        self.write(move |tx| tx.note_backup(epoch, until)).await
     }
 
     async fn advise(&self, advisory: Advisory) -> Result<()> {
@@ -412,8 +529,8 @@ impl LeaseDb for SqliteLeaseDb {
         self.read(move |tx| tx.list_credentials(account)).await
     }
 
-    async fn close_account(&self, account: AccountId) -> Result<bool> {
-        self.write(move |tx| tx.close_account(account)).await
+    async fn close_account(&self, account: AccountId, release_seconds: Option<i64>) -> Result<bool> {
+        self.write(move |tx| tx.close_account(account, release_seconds)).await
     }
 
     async fn usage(&self, account: AccountId) -> Result<Usage> {

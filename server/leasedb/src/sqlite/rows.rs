@@ -10,11 +10,11 @@ use leasehold_core::secret::SecretHash;
 use rusqlite::{CachedStatement, Row};
 
 use super::{Tx, unavailable};
-use crate::columns::{damaged, extent_of, kind_of, lease_of, share_state_of, state_of, unsigned};
-use crate::plan::{Caller, Held, SlotRow, View};
+use crate::columns::{damaged, extent_of, keep_alive_of, kind_of, lease_of, share_state_of, state_of, unsigned};
+use crate::plan::{Caller, Held, HeldBy, SlotRow, View};
 
-/// An account of the columns `account_id, name, state, quota_bytes, lease_days, message, created_at, leased_bytes,
-/// leased_shares, reserved_bytes`, beginning with column `at`.
+/// An account of the columns `account_id, name, state, quota_bytes, lease_days, message, created_at, keep_days,
+/// leased_bytes, leased_shares, reserved_bytes`, beginning with column `at`.
 pub(super) fn account_of(row: &Row<'_>, at: usize) -> rusqlite::Result<(Account, Usage)> {
     let account = Account {
         id: AccountId::new(row.get(at)?),
@@ -24,11 +24,12 @@ pub(super) fn account_of(row: &Row<'_>, at: usize) -> rusqlite::Result<(Account,
         lease_days: row.get(at + 4)?,
         message: row.get(at + 5)?,
         created_at: Timestamp::from_seconds(row.get(at + 6)?),
+        keep_alive: keep_alive_of(row.get(at + 7)?),
     };
     let usage = Usage {
-        used_bytes: unsigned(row.get(at + 7)?),
-        shares: unsigned(row.get(at + 8)?),
-        reserved_bytes: unsigned(row.get(at + 9)?),
+        used_bytes: unsigned(row.get(at + 8)?),
+        shares: unsigned(row.get(at + 9)?),
+        reserved_bytes: unsigned(row.get(at + 10)?),
     };
     Ok((account, usage))
 }
@@ -85,7 +86,7 @@ impl Tx<'_> {
 
     pub(super) fn account(&self, account: AccountId) -> Result<Option<(Account, Usage)>> {
         let sql = "-- account
-            SELECT account_id, name, state, quota_bytes, lease_days, message, created_at,
+            SELECT account_id, name, state, quota_bytes, lease_days, message, created_at, keep_days,
                    leased_bytes, leased_shares, reserved_bytes
             FROM accounts
             WHERE account_id = ?1";
@@ -149,14 +150,18 @@ impl Tx<'_> {
     }
 
     /// Who leases which share of a storage index.
-    pub(super) fn holders(&self, storage_index: StorageIndex) -> Result<Vec<(ShareNumber, AccountId)>> {
+    pub(super) fn holders(&self, storage_index: StorageIndex) -> Result<Vec<HeldBy>> {
         let sql = "-- holders
-            SELECT shnum, account_id
+            SELECT shnum, account_id, renewed_at, expires_at
             FROM leases
             WHERE si = ?1
             ORDER BY account_id";
         self.query(sql, [storage_index.as_bytes()], |row| {
-            Ok((ShareNumber::new(row.get(0)?), AccountId::new(row.get(1)?)))
+            Ok(HeldBy {
+                number: ShareNumber::new(row.get(0)?),
+                account: AccountId::new(row.get(1)?),
+                lease: lease_of(row.get(2)?, row.get(3)?),
+            })
         })
     }
 

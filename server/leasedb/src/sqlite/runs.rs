@@ -25,6 +25,7 @@ fn row_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         kind: run_kind_of(row.get(1)?),
         state: run_state_of(row.get(2)?),
         permitted: row.get::<_, i16>(3)? == 2,
+        allowed: row.get::<_, i16>(3)? == 1,
         dry_run: row.get(4)?,
         policy: row.get(5)?,
         started_at: time(6)?,

@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use leasehold_core::chunk::{ObjectName, StoreObject};
+use leasehold_core::clock::Timestamp;
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::leasedb::{
-    Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, LeaseRow, RecordChunks, RecordOutcome, Relocate,
-    RenewOutcome, Result, SlotSnapshot,
+    Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, Deployment, LeaseRow, RecordChunks, RecordOutcome,
+    Relocate, RenewOutcome, Result, SlotSnapshot,
 };
 use leasehold_core::share::{ShareKind, ShareState};
 
@@ -38,7 +39,8 @@ impl Tx<'_> {
         let view = self.view(share.storage_index, upload.account)?;
         let garbage = if request.found { self.garbage_names(share)? } else { HashSet::new() };
         let holders = if has_lost(&view, share.number) { self.holders(share.storage_index)? } else { Vec::new() };
-        let holders: Vec<_> = holders.iter().filter(|(held, _)| *held == share.number).map(|(_, a)| *a).collect();
+        let holders: Vec<_> =
+            holders.iter().filter(|held| held.number == share.number).map(|held| held.account).collect();
         self.apply(plan::uploads::record(view, Recording { upload, garbage, holders: &holders }, request)?)
     }
 
@@ -129,13 +131,35 @@ impl Tx<'_> {
         self.apply(plan::renew(self.view(storage_index, account)?, storage_index)?)
     }
 
+    pub(super) fn prolong_leases(
+        &self,
+        storage_index: StorageIndex,
+        account: AccountId,
+        ends: &[(ShareNumber, Timestamp)],
+    ) -> Result<()> {
+        self.apply(((), plan::prolong(&self.view(storage_index, account)?, storage_index, ends)))
+    }
+
+    pub(super) fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
+        let sql = "-- list_storage_indexes
+            SELECT DISTINCT si
+            FROM shares
+            WHERE si > ?1
+            ORDER BY si
+            LIMIT ?2";
+        let after: &[u8] = after.as_ref().map_or(&[], |index| index.as_bytes());
+        self.query(sql, (after, max), |row| Ok(StorageIndex::new(row.get(0)?)))
+    }
+
     pub(super) fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
         let rows = self.list_shares(storage_index)?;
         let (shares, immutable): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.kind == ShareKind::Mutable);
         // A slot row without shares counts as no slot (`review.md` A8).
         let row = if shares.is_empty() { None } else { self.slot_row(storage_index)? };
         let slot = row.map(|row| (row.token, row.write_enabler));
-        Ok(SlotSnapshot { now: self.now, slot, shares, has_immutable: !immutable.is_empty(), epoch: self.epoch()? })
+        let Deployment { epoch, mode, .. } = self.deployment()?;
+        let has_immutable = !immutable.is_empty();
+        Ok(SlotSnapshot { now: self.now, slot, shares, has_immutable, epoch, mode })
     }
 
     pub(super) fn commit_slot(&self, request: &CommitSlot) -> Result<CommitOutcome> {

@@ -30,11 +30,15 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::put_object::PutObjectOutput;
 use aws_sdk_s3::types::ChecksumMode;
+use aws_smithy_types::DateTime;
+use aws_smithy_types::date_time::Format;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use leasehold_config::{Checksums, S3};
 use leasehold_core::backend::{Backend, BackendError, ByteStream, ListPage, ListedObject};
+use leasehold_core::beat::BEAT_FOLDER;
 use leasehold_core::chunk::ObjectKey;
+use leasehold_core::clock::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
@@ -277,7 +281,13 @@ impl Inner {
         self.request(Operation::Delete, 0, &attempts, sent).await
     }
 
-    async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<ListPage, BackendError> {
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        max: usize,
+        attempts: &Attempts,
+    ) -> Result<ListPage, BackendError> {
         // Stores that keep objects as files have no such names, and refuse to look for them.
         if prefix.split('/').any(|part| part == "." || part == "..") {
             return Ok(ListPage::default());
@@ -289,7 +299,6 @@ impl Inner {
             _ => None,
         };
         let max = max.clamp(1, LIST_MAX);
-        let attempts = Attempts::default();
         let prefix = self.key(&prefix);
         let list = self
             .client
@@ -301,7 +310,7 @@ impl Inner {
             .customize()
             .interceptor(attempts.clone());
         let sent = async { list.send().await.map_err(|error| self.failed(&error, &prefix)) };
-        let answer = self.request(Operation::List, 0, &attempts, sent).await?;
+        let answer = self.request(Operation::List, 0, attempts, sent).await?;
         let mut page = ListPage::default();
         for object in answer.contents() {
             if let Some(name) = object.key().and_then(|key| self.name(key)) {
@@ -385,6 +394,11 @@ impl Attempts {
     }
 }
 
+/// The moment that a `Date` header tells.
+fn http_date(text: &str) -> Option<Timestamp> {
+    DateTime::from_str(text, Format::HttpDate).ok().map(|date| Timestamp::from_seconds(date.secs()))
+}
+
 impl Intercept for Attempts {
     fn name(&self) -> &'static str {
         "attempts"
@@ -442,11 +456,17 @@ impl Backend for S3Backend {
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<ListPage, BackendError> {
-        self.0.list(prefix, after, max).await
+        self.0.list(prefix, after, max, &Attempts::default()).await
     }
 
     async fn available_bytes(&self) -> Result<u64, BackendError> {
         Ok(u64::MAX)
+    }
+
+    async fn date(&self) -> Result<Option<Timestamp>, BackendError> {
+        let attempts = Attempts::default();
+        self.0.list(BEAT_FOLDER, None, 1, &attempts).await?;
+        Ok(attempts.date().and_then(|date| http_date(&date)))
     }
 }
 

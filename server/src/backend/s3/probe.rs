@@ -3,13 +3,11 @@
 use std::fmt;
 use std::io;
 
-use aws_smithy_types::DateTime;
-use aws_smithy_types::date_time::Format;
 use bytes::Bytes;
 use leasehold_core::backend::{BackendError, ListedObject};
-use leasehold_core::clock::{Clock, Entropy};
+use leasehold_core::clock::{Clock, Entropy, Timestamp};
 
-use super::{Attempts, Inner, S3Backend};
+use super::{Attempts, Inner, S3Backend, http_date};
 use crate::check::{Finding, Level};
 
 /// Length of a canary: long enough that ranges of it differ.
@@ -94,8 +92,7 @@ impl Probe<'_> {
 
     /// Compares the store's time with ours, which at that moment was somewhere between two.
     fn clock(&mut self, date: Option<String>, ours: std::ops::RangeInclusive<i64>) {
-        let theirs = date.and_then(|date| DateTime::from_str(&date, Format::HttpDate).ok());
-        let Some(theirs) = theirs.map(|date| date.secs()) else {
+        let Some(theirs) = date.and_then(|date| http_date(&date)).map(Timestamp::seconds) else {
             self.found(Level::Warning, format_args!("the store does not tell the time: clocks cannot be compared"));
             return;
         };
@@ -141,7 +138,7 @@ impl Probe<'_> {
             .map(|ending| ListedObject { name: self.name(ending), length_bytes: CANARY_BYTES as u64 })
             .collect();
         expected.sort_by(|a, b| a.name.cmp(&b.name));
-        match self.inner.list(&self.folder, None, 10).await {
+        match self.inner.list(&self.folder, None, 10, &Attempts::default()).await {
             Err(error) => return self.failed("the store does not list", &error),
             Ok(page) if page.objects != expected => {
                 let count = page.objects.len();
@@ -152,7 +149,7 @@ impl Probe<'_> {
         }
         let (mut paged, mut after) = (Vec::new(), None);
         for _ in 0..=expected.len() {
-            match self.inner.list(&self.folder, after.as_deref(), 1).await {
+            match self.inner.list(&self.folder, after.as_deref(), 1, &Attempts::default()).await {
                 Err(error) => return self.failed("the store does not list page by page", &error),
                 Ok(page) => {
                     paged.extend(page.objects);
@@ -196,7 +193,7 @@ impl Probe<'_> {
             Ok(_) => self.found(Level::Warning, format_args!("the store still reads an object that it has deleted")),
             Err(error) => self.failed("the store does not say that an object is gone", &error),
         }
-        match self.inner.list(&self.folder, None, 10).await {
+        match self.inner.list(&self.folder, None, 10, &Attempts::default()).await {
             Ok(page) if page.objects.is_empty() => {}
             Ok(_) => self.found(Level::Warning, format_args!("the store still lists objects that it has deleted")),
             Err(error) => self.failed("the store does not list", &error),

@@ -67,7 +67,7 @@ async fn a_change_takes_effect_within_seconds_and_a_closed_account_is_nobody() {
         Request::new("GET", "/storage/v1/version").header("Authorization", &authorization("swissnum-of-leaving"));
     assert_eq!(server.ask(&version).await.status, 200);
     let account = server.db.find_account("leaving".to_owned()).await.expect("answers").expect("exists");
-    assert!(server.db.close_account(account.id).await.expect("answers"));
+    assert!(server.db.close_account(account.id, None).await.expect("answers"));
     tokio::time::sleep(Duration::from_secs(3)).await;
     let list = Request::new("GET", &format!("/storage/v1/mutable/{}/shares", index(1)));
     let list = list.header("Authorization", &authorization("swissnum-of-leaving"));

@@ -9,7 +9,7 @@ use leasehold_core::accountant::{Accountant, Session};
 use leasehold_core::backend::{Backend, ListedObject};
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::{Clock, Entropy};
-use leasehold_core::id::{ShareId, ShareNumber};
+use leasehold_core::id::{ShareId, ShareNumber, StorageIndex};
 use leasehold_core::leasedb::{AccountChange, CreateOutcome, LeaseDb};
 use leasehold_core::share::ShareKind;
 use leasehold_core::slot::{ReadTestWrite, ShareVectors, WriteVector};
@@ -99,6 +99,12 @@ impl<G: Ground> Site<G> {
 
     /// Usage equals a recount; and when all deadlines and graces have passed, nothing is left that nothing names.
     pub async fn assert_clean(&self, accounts: &[&str], indexes: &[u8]) {
+        let indexes: Vec<StorageIndex> = indexes.iter().copied().map(storage_index).collect();
+        self.assert_clean_at(accounts, &indexes).await;
+    }
+
+    /// The same with any storage indexes.
+    pub async fn assert_clean_at(&self, accounts: &[&str], indexes: &[StorageIndex]) {
         self.assert_usage(accounts, indexes).await;
         let pod = self.pod(self.objects.clone());
         for _ in 0..3 {
@@ -107,7 +113,7 @@ impl<G: Ground> Site<G> {
         }
         self.assert_usage(accounts, indexes).await;
         let (mut named, mut slots) = (HashSet::new(), HashSet::new());
-        for index in indexes.iter().copied().map(storage_index) {
+        for index in indexes.iter().copied() {
             for row in self.db.list_shares(index).await.expect("list_shares") {
                 slots.extend((row.kind == ShareKind::Mutable).then_some(index));
                 let id = ShareId::new(index, row.number);
@@ -123,11 +129,11 @@ impl<G: Ground> Site<G> {
         assert!(named.is_empty(), "rows name what is not there: {named:?}");
     }
 
-    async fn assert_usage(&self, accounts: &[&str], indexes: &[u8]) {
+    async fn assert_usage(&self, accounts: &[&str], indexes: &[StorageIndex]) {
         for name in accounts {
             let id = self.db.find_account((*name).to_owned()).await.expect("find_account").expect("there").id;
             let (mut used, mut reserved) = (0, 0);
-            for index in indexes.iter().copied().map(storage_index) {
+            for index in indexes.iter().copied() {
                 let leases = self.db.list_leases(index).await.expect("list_leases");
                 for row in self.db.list_shares(index).await.expect("list_shares") {
                     let leased = leases.iter().any(|lease| lease.number == row.number && lease.account == id);
@@ -172,6 +178,11 @@ impl<L: LeaseDb, B: Backend> Pod<L, B> {
 
     pub async fn numbers(&self, kind: ShareKind, share: ShareId) -> Vec<ShareNumber> {
         self.store.list_shares(kind, share.storage_index).await.expect("list_shares")
+    }
+
+    /// Whether there is this share.
+    pub async fn has(&self, kind: ShareKind, share: ShareId) -> bool {
+        self.numbers(kind, share).await.contains(&share.number)
     }
 
     pub async fn slice(&self, kind: ShareKind, share: ShareId) -> ShareSlice {

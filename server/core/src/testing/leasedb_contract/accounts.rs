@@ -5,6 +5,7 @@ use super::MakeLeaseDb;
 use super::bench::Bench;
 use crate::account::{AccountState, Usage};
 use crate::clock::Clock;
+use crate::expiry::KeepAlive;
 use crate::id::AccountId;
 use crate::leasedb::{AccountChange, Advisory, CreateOutcome, Credential, LeaseDb};
 use crate::share::ShareKind;
@@ -21,6 +22,7 @@ pub async fn an_account_is_made_once_by_name<M: MakeLeaseDb>() {
         quota_bytes: Some(Some(1000)),
         lease_days: Some(60),
         message: Some("welcome".to_owned()),
+        keep_alive: Some(KeepAlive::Days(90)),
         state: Some(AccountState::ReadOnly),
     };
     let made = bench.db.create_account("alice".to_owned(), change, credential("a")).await.expect("create_account");
@@ -28,6 +30,7 @@ pub async fn an_account_is_made_once_by_name<M: MakeLeaseDb>() {
     assert!(alice.id >= AccountId::FIRST_DECLARED);
     assert_eq!((alice.name.as_str(), alice.state, alice.quota_bytes), ("alice", AccountState::ReadOnly, Some(1000)));
     assert_eq!((alice.lease_days, alice.message.as_str()), (60, "welcome"));
+    assert_eq!(alice.keep_alive, KeepAlive::Days(90));
     assert_eq!(alice.created_at.seconds(), bench.clock.now().seconds());
     assert_eq!(bench.db.find_account("alice".to_owned()).await.expect("find_account"), Some(alice.clone()));
     assert_eq!(open(&bench, "a").await.expect("valid").account, alice);
@@ -45,8 +48,8 @@ pub async fn a_closed_account_frees_its_name_and_keeps_its_number<M: MakeLeaseDb
     let (first, index) = (bench.account("alice", None).await, storage_index(1));
     bench.bucket_share(first, share_id(1, 0), 88).await;
     let lease = bench.lease(share_id(1, 0), first).await.expect("leased").lease;
-    assert!(bench.db.close_account(first).await.expect("close_account"));
-    assert!(!bench.db.close_account(first).await.expect("close_account"), "it is closed");
+    assert!(bench.db.close_account(first, None).await.expect("close_account"));
+    assert!(!bench.db.close_account(first, None).await.expect("close_account"), "it is closed");
     assert!(open(&bench, "alice").await.is_none(), "its credentials are revoked");
     assert!(bench.db.find_account("alice".to_owned()).await.expect("find_account").is_none());
     let listed = bench.db.list_accounts(None, 100).await.expect("list_accounts");
@@ -61,10 +64,10 @@ pub async fn a_closed_account_frees_its_name_and_keeps_its_number<M: MakeLeaseDb
     let CreateOutcome::Created(second) = made.expect("create_account") else { panic!("the name is free") };
     assert!(second.id > first, "object names carry the number");
     assert_eq!(bench.usage(second.id).await, Usage::default());
-    assert!(bench.db.close_account(second.id).await.expect("close_account"));
+    assert!(bench.db.close_account(second.id, None).await.expect("close_account"));
     assert!(bench.account("carol", None).await > second.id, "also when the last one was closed");
     for built_in in [AccountId::ANONYMOUS, AccountId::STARTER, AccountId::new(9999)] {
-        assert!(!bench.db.close_account(built_in).await.expect("close_account"), "{built_in}");
+        assert!(!bench.db.close_account(built_in, None).await.expect("close_account"), "{built_in}");
     }
     bench.audit(&[first], &[index]).await;
 }
@@ -120,7 +123,7 @@ pub async fn the_version_grows_with_every_change<M: MakeLeaseDb>() {
     grown("change_account").await;
     bench.db.rotate_credential(alice, credential("b"), 5).await.expect("rotate_credential");
     grown("rotate_credential").await;
-    bench.db.close_account(alice).await.expect("close_account");
+    bench.db.close_account(alice, None).await.expect("close_account");
     grown("close_account").await;
 }
 

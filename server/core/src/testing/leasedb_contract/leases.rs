@@ -7,7 +7,8 @@ use rand::{Rng, SeedableRng};
 use super::MakeLeaseDb;
 use super::bench::Bench;
 use crate::account::{AccountState, Usage};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
+use crate::id::ShareNumber;
 use crate::lease::{DAY_SECONDS, LEASE_DURATION_SECONDS, LeaseTerms, SLACK_MAX_SECONDS};
 use crate::leasedb::{AccountChange, LeaseDb, RenewOutcome};
 use crate::testing::values::{seed, share_id, storage_index};
@@ -152,7 +153,7 @@ pub async fn account_states_decide_who_may_renew<M: MakeLeaseDb>() {
     assert_eq!(bench.lease(share, alice).await.expect("kept").lease, before);
     assert_eq!(renew(AccountState::ReadOnly).await, RenewOutcome::Done);
     assert!(bench.lease(share, alice).await.expect("kept").lease.expires_at > before.expires_at);
-    bench.db.close_account(alice).await.expect("close_account");
+    bench.db.close_account(alice, None).await.expect("close_account");
     let closed = bench.db.renew_leases(index, alice).await.expect("renew_leases");
     assert_eq!(closed, RenewOutcome::Refused(AccountState::Closed));
 }
@@ -177,4 +178,41 @@ pub async fn accounts_with_more_days_are_granted_more<M: MakeLeaseDb>() {
     assert_eq!(bench.db.renew_leases(index, alice).await.expect("renew_leases"), RenewOutcome::Done);
     let least = bench.lease(share, alice).await.expect("leased").lease;
     assert!(least.expires_at.seconds() >= bench.clock.now().seconds() + LEASE_DURATION_SECONDS, "never under 31 days");
+}
+
+pub async fn a_lease_is_prolonged_and_never_made_nor_shortened<M: MakeLeaseDb>() {
+    let bench = Bench::new::<M>().await;
+    let (alice, bob) = (bench.account("alice", None).await, bench.account("bob", None).await);
+    let (index, share) = (storage_index(1), share_id(1, 3));
+    bench.bucket_share(alice, share, 100).await;
+    let granted = bench.lease(share, alice).await.expect("leased").lease;
+    let in_days = |days| Timestamp::from_seconds(bench.clock.now().seconds() + days * DAY_SECONDS);
+    let prolong = async |account, number, end| {
+        let ends = vec![(ShareNumber::new(number), end)];
+        bench.db.prolong_leases(index, account, ends).await.expect("prolong_leases");
+    };
+    prolong(alice, 3, in_days(5)).await;
+    assert_eq!(bench.lease(share, alice).await.expect("leased").lease, granted, "it lasts longer already");
+    prolong(alice, 3, in_days(400)).await;
+    let prolonged = bench.lease(share, alice).await.expect("leased").lease;
+    assert_eq!((prolonged.renewed_at, prolonged.expires_at), (granted.renewed_at, in_days(400)));
+    prolong(bob, 3, in_days(400)).await;
+    prolong(alice, 4, in_days(400)).await;
+    assert_eq!(bench.db.list_leases(index).await.expect("list_leases").len(), 1, "there was none to prolong");
+    bench.audit(&[alice, bob], &[index]).await;
+}
+
+pub async fn storage_indexes_are_listed_in_pages<M: MakeLeaseDb>() {
+    let bench = Bench::new::<M>().await;
+    let alice = bench.account("alice", None).await;
+    let list = async |after, max| bench.db.list_storage_indexes(after, max).await.expect("list_storage_indexes");
+    assert!(list(None, 10).await.is_empty());
+    // Below and above the middle, where signed bytes would turn round.
+    for index in [200, 7, 127, 128, 0] {
+        bench.bucket_share(alice, share_id(index, 0), 100).await;
+        bench.bucket_share(alice, share_id(index, 1), 100).await;
+    }
+    assert_eq!(list(None, 2).await, [0, 7].map(storage_index));
+    assert_eq!(list(Some(storage_index(7)), 2).await, [127, 128].map(storage_index));
+    assert_eq!(list(Some(storage_index(128)), 9).await, [storage_index(200)]);
 }

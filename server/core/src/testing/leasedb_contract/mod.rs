@@ -4,7 +4,9 @@
 //! binary. The cases know the trait only, so they say nothing about what no method shows.
 
 pub mod accounts;
+pub mod backups;
 mod bench;
+pub mod expiry;
 pub mod garbage;
 pub mod leases;
 pub mod races;
@@ -87,6 +89,8 @@ macro_rules! leasedb_contract {
                 a_first_lease_over_quota_renews_what_is_held,
                 account_states_decide_who_may_renew,
                 accounts_with_more_days_are_granted_more,
+                a_lease_is_prolonged_and_never_made_nor_shortened,
+                storage_indexes_are_listed_in_pages,
             ],
             garbage: [
                 superseded_objects_wait_for_readers,
@@ -108,6 +112,33 @@ macro_rules! leasedb_contract {
                 accounts_are_listed_in_pages_with_their_usage,
                 the_last_use_of_a_credential_is_kept,
                 advisories_are_bounded_for_each_share,
+            ],
+            backups: [
+                an_export_fills_an_empty_database_exactly,
+                a_database_with_anything_in_it_is_not_filled,
+                an_import_that_breaks_off_changes_nothing,
+                numbers_go_on_behind_all_that_may_have_been_given_away,
+                an_export_is_one_instant_however_long_it_takes,
+                garbage_waits_for_a_backup_that_does_not_name_it,
+            ],
+            expiry: [
+                an_ended_lease_goes_and_its_share_is_queued,
+                a_lease_that_changed_since_it_was_read_stays,
+                pages_show_every_lease_once,
+                what_goes_is_what_a_tiny_oracle_says,
+                resumed_leases_have_their_whole_time_again,
+                b4_no_lease_ends_within_its_time_after_a_loss,
+                what_was_queued_is_looked_at_again,
+                a_young_share_waits_for_its_day,
+                a_slot_follows_its_shares,
+                a_retired_share_is_garbage_for_a_week_and_can_be_put_back,
+                a_slot_that_was_retired_comes_back_whole,
+                what_a_client_removed_comes_back_with_its_leases,
+                what_cannot_come_back_is_refused_with_the_reason,
+                a_run_is_undone_with_its_owners,
+                removed_leases_are_forgotten_after_a_week,
+                many_leases_go_at_once,
+                a_renewal_that_was_answered_is_never_followed_by_a_missing_share,
             ],
             races: [
                 overlapping_writers_make_one_whole_share,

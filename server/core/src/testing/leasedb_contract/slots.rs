@@ -168,7 +168,7 @@ pub async fn account_states_decide_who_may_commit<M: MakeLeaseDb>() {
         bench.set(alice, AccountChange { state: Some(state), ..AccountChange::default() }).await;
         assert_eq!(bench.write(alice, index, &[(0, Some(5))]).await.0, CommitOutcome::Refused(state));
     }
-    bench.db.close_account(alice).await.expect("close_account");
+    bench.db.close_account(alice, None).await.expect("close_account");
     assert_eq!(bench.write(alice, index, &[(0, None)]).await.0, CommitOutcome::Refused(AccountState::Closed));
     let row = bench.db.find_share(share_id(1, 0)).await.expect("find_share").expect("there");
     assert_eq!(row.size_bytes, 100);

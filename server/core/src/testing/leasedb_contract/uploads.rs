@@ -162,7 +162,7 @@ pub async fn account_states_decide_what_allocate_may_do<M: MakeLeaseDb>() {
     bench.set(bob, state(AccountState::ReadOnly)).await;
     assert_eq!(bench.allocate(bob, index, &[0, 1], 88).await, (vec![0], vec![]), "leases, but no new bytes");
     assert!(bench.lease(share_id(1, 0), bob).await.is_some());
-    assert!(bench.db.close_account(bob).await.expect("close_account"));
+    assert!(bench.db.close_account(bob, None).await.expect("close_account"));
     let refused = bench.db.allocate(bench.request(bob, index, &[0, 1], 88)).await.expect("allocate");
     assert_eq!(refused, AllocateOutcome::Refused(AccountState::Closed));
     bench.audit(&[alice, bob], &[index]).await;
