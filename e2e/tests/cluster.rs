@@ -10,5 +10,7 @@ mod cluster {
     mod by_hand;
     mod clients;
     mod foundation;
+    mod refused;
+    mod resources;
     mod world;
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 use super::layout::Layout;
 use super::programs::KUBECTL;
-use crate::process::{run_ok, wait_until};
+use crate::process::{run, run_ok, wait_until};
 
 const TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -55,9 +56,7 @@ impl Kubectl {
 
     /// Makes these objects, given as YAML, what they are to be.
     pub fn apply(&self, objects: &str) -> Result<String> {
-        let file = tempfile::Builder::new().suffix(".yaml").tempfile().context("make a file for objects")?;
-        // They may be Secrets; the file is its owner's alone.
-        fs::write(file.path(), objects)?;
+        let file = object_file(objects)?;
         let path = file.path().display().to_string();
         self.run(&["apply", "--filename", &path])
     }
@@ -65,6 +64,15 @@ impl Kubectl {
     /// As [`Kubectl::apply`], for objects that are put together by a program.
     pub fn apply_all(&self, objects: &[Value]) -> Result<String> {
         self.apply(&json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())
+    }
+
+    /// Asks whether an object would be accepted, and changes nothing: `None`, or why not.
+    pub fn dry_run(&self, object: &Value) -> Result<Option<String>> {
+        let file = object_file(&object.to_string())?;
+        let path = file.path().display().to_string();
+        let output = run(&mut self.command(&["apply", "--dry-run=server", "--filename", &path]), TIMEOUT)?;
+        let refusal = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok((!output.status.success()).then_some(refusal))
     }
 
     /// An object, or a list of them, as the API server knows it.
@@ -105,6 +113,13 @@ impl Kubectl {
         let show = |arguments: &[&str]| self.run(arguments).unwrap_or_else(|error| format!("({error:#})"));
         format!("{}\n{}\n{}", show(&pods), show(&events), show(&logs))
     }
+}
+
+/// Objects in a file that is gone when it is dropped. They may be Secrets; the file is its owner's alone.
+fn object_file(objects: &str) -> Result<NamedTempFile> {
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile().context("make a file for objects")?;
+    fs::write(file.path(), objects).context("write a file of objects")?;
+    Ok(file)
 }
 
 /// Whether an object has a condition of this type with the status `True`.

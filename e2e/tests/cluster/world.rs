@@ -11,6 +11,7 @@ use leasehold_e2e::cluster::managed::Managed;
 use leasehold_e2e::cluster::{Cluster, objects};
 use leasehold_e2e::story::{Scratch, venv};
 use leasehold_e2e::tahoe::{Client, Encoding};
+use leasehold_e2e::venv::workspace_root;
 use serde_json::json;
 
 /// Pods come up within this, on a machine that has other things to do.
@@ -68,6 +69,14 @@ impl Drop for World {
         // What is left goes with the cluster.
         let _ = self.kubectl.run(&["delete", "namespace", self.kubectl.namespace(), "--wait=false"]);
     }
+}
+
+/// Gives the cluster the custom resources of the workspace, as they are committed.
+pub fn install_definitions(cluster: &Cluster) -> Result<()> {
+    let folder = workspace_root().join("crds").display().to_string();
+    let kubectl = cluster.kubectl();
+    kubectl.run(&["apply", "--server-side", "--force-conflicts", "--filename", &folder])?;
+    kubectl.run(&["wait", "--for=condition=Established", "--timeout=60s", "--filename", &folder]).map(drop)
 }
 
 /// The name of the database for pods.
