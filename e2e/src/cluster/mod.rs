@@ -4,8 +4,10 @@
 //! by their ids, which are written there. `down` ends them and gives the machine back as it was. The programs are built
 //! once from pinned modules and stay in `.leasehold-dev/tools`.
 
+pub mod chart;
 mod components;
 mod daemon;
+pub mod example;
 mod identities;
 pub mod kubectl;
 pub mod layout;
@@ -13,6 +15,7 @@ mod machine;
 pub mod managed;
 pub mod objects;
 pub mod programs;
+pub mod stores;
 
 use std::fmt::Write;
 use std::process::Command;
@@ -84,6 +87,7 @@ impl Cluster {
         if !self.layout.root().is_dir() {
             return Ok(());
         }
+        example::daemon(self).end()?;
         for name in COMPONENTS.iter().rev() {
             self.daemon(name).end()?;
         }
@@ -105,6 +109,9 @@ impl Cluster {
             writeln!(text, "export KUBECONFIG={}", self.layout.kubeconfig().display())?;
             let tools = programs::KUBECTL.path();
             writeln!(text, "export PATH={}:$PATH", tools.parent().unwrap_or(&tools).display())?;
+            if example::daemon(self).pid().is_some() {
+                writeln!(text, "\n{}", example::advice())?;
+            }
         } else {
             writeln!(text, "\nThe cluster does not run; start it: cargo dev cluster up")?;
         }

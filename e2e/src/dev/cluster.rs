@@ -3,15 +3,17 @@
 use anyhow::Result;
 use clap::Subcommand;
 
+use super::go::MINIO;
 use super::steps::Steps;
-use crate::cluster::Cluster;
+use super::tools::provide_postgres;
+use crate::cluster::{Cluster, chart, example, programs};
 use crate::image::product;
 
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
-    /// Builds what is missing, starts a Kubernetes and gives it the images of this workspace.
+    /// Starts a Kubernetes with Leasehold installed by Helm, services beside it, and a first server and account.
     Up {
-        /// Without the images of this workspace: Kubernetes alone.
+        /// Kubernetes alone.
         #[arg(long)]
         bare: bool,
     },
@@ -19,6 +21,9 @@ pub enum ClusterCommand {
     Down,
     /// Says what runs and how to use it.
     Status,
+    /// Is the services beside the cluster; `up` starts this.
+    #[command(hide = true)]
+    Services,
 }
 
 /// Does what was asked.
@@ -27,12 +32,22 @@ pub fn run(command: &ClusterCommand) -> Result<()> {
     match command {
         ClusterCommand::Up { bare } => {
             let mut steps = Steps::new(&[]);
-            up(&cluster, &mut steps, *bare)?;
+            start(&cluster, &mut steps)?;
+            if !bare {
+                provide_images(&cluster, &mut steps)?;
+                steps.run("cluster: chart", || chart::install(&cluster))?;
+                steps.run("cluster: first server", || {
+                    provide_postgres()?;
+                    MINIO.provide()?;
+                    example::start(&cluster)
+                })?;
+            }
             steps.finish()?;
             println!("\n{}", cluster.status()?);
             Ok(())
         }
         ClusterCommand::Down => cluster.down(),
+        ClusterCommand::Services => example::serve(&cluster),
         ClusterCommand::Status => {
             print!("{}", cluster.status()?);
             Ok(())
@@ -40,14 +55,15 @@ pub fn run(command: &ClusterCommand) -> Result<()> {
     }
 }
 
-/// Starts what does not run.
-pub fn up(cluster: &Cluster, steps: &mut Steps, bare: bool) -> Result<()> {
-    steps.run("cluster: programs", crate::cluster::programs::provide)?;
-    steps.run("cluster: Kubernetes", || cluster.up())?;
-    if !bare {
-        steps.run("cluster: images", || product::build()?.iter().try_for_each(|image| cluster.import(image)))?;
-    }
-    Ok(())
+/// Starts what does not run of Kubernetes itself.
+pub fn start(cluster: &Cluster, steps: &mut Steps) -> Result<()> {
+    steps.run("cluster: programs", programs::provide)?;
+    steps.run("cluster: Kubernetes", || cluster.up())
+}
+
+/// Builds the images of the workspace and gives them to the cluster.
+pub fn provide_images(cluster: &Cluster, steps: &mut Steps) -> Result<()> {
+    steps.run("cluster: images", || product::build()?.iter().try_for_each(|image| cluster.import(image)))
 }
 
 /// Builds the images and prints their digests.

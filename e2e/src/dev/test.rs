@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::cluster::up;
 use super::go::{CHECKER, MINIO};
 use super::steps::{Steps, execute};
 use super::tools::{CARGO_DENY, cargo, development_folder, provide_browser, provide_compilers, provide_postgres};
-use super::{Missing, fuzz};
+use super::{Missing, cluster, fuzz};
 use crate::cluster::Cluster;
 use crate::image::product;
 use crate::leasehold::BINARY_VARIABLE;
@@ -59,10 +58,12 @@ pub fn run(long: bool, only: &[String]) -> Result<()> {
 
 /// Starts a Kubernetes if none runs, and then ends it as well, whatever happens in between.
 fn run_on_cluster(steps: &mut Steps, long: bool) -> Result<()> {
-    let cluster = Cluster::of_workspace();
-    let was_up = cluster.expect_up().is_ok();
-    let outcome = up(&cluster, steps, false).and_then(|()| steps.run("cluster: stories", || tell_stories(long)));
-    let ended = if was_up { Ok(()) } else { steps.run("cluster: down", || cluster.down()) };
+    let here = Cluster::of_workspace();
+    let was_up = here.expect_up().is_ok();
+    let outcome = cluster::start(&here, steps)
+        .and_then(|()| cluster::provide_images(&here, steps))
+        .and_then(|()| steps.run("cluster: stories", || tell_stories(long)));
+    let ended = if was_up { Ok(()) } else { steps.run("cluster: down", || here.down()) };
     outcome.and(ended)
 }
 

@@ -6,13 +6,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use leasehold_e2e::cluster::stores::{database_host, store_host};
 use leasehold_e2e::image::product::reference;
 use leasehold_e2e::leasehold::{Credentials, binary};
 use leasehold_e2e::process::run_ok;
 use leasehold_e2e_services::postgres::SUPERUSER;
 use serde_json::{Map, Value, json};
 
-use super::world::{PODS_TIMEOUT, World, database_host, node_port, store_host};
+use super::world::{PODS_TIMEOUT, World, node_port};
 
 /// The name of everything.
 pub const NAME: &str = "leasehold";

@@ -1,12 +1,13 @@
 //! From nothing to a stored file: the chart, three services' objects, an account, and the client as it is released.
 
 use anyhow::{Context, Result, ensure};
+use leasehold_e2e::cluster::chart;
 use leasehold_e2e::process::run_ok;
 use leasehold_e2e::story::{bytes, ensure_same};
 use leasehold_e2e::tahoe::{Check, Format};
 use serde_json::json;
 
-use super::operated::{OPERATOR_NAMESPACE, RELEASE, Server};
+use super::operated::Server;
 
 #[test]
 fn secret_of_an_account_is_all_that_a_client_needs() -> Result<()> {
@@ -39,8 +40,11 @@ fn secret_of_an_account_is_all_that_a_client_needs() -> Result<()> {
 fn test_of_the_chart_stores_and_reads() -> Result<()> {
     let server = Server::start("helm-test", &json!({}))?;
     server.story(|| {
-        let mut helm = server.world.cluster.helm(OPERATOR_NAMESPACE);
-        run_ok(helm.args(["test", RELEASE, "--timeout", "180s", "--logs"]), std::time::Duration::from_secs(200))?;
+        let mut helm = server.world.cluster.helm(chart::NAMESPACE);
+        run_ok(
+            helm.args(["test", chart::RELEASE, "--timeout", "180s", "--logs"]),
+            std::time::Duration::from_secs(200),
+        )?;
         Ok(())
     })
 }

@@ -7,31 +7,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use data_encoding::BASE64;
-use leasehold_e2e::cluster::Cluster;
 use leasehold_e2e::cluster::kubectl::has_condition;
+use leasehold_e2e::cluster::stores::{self, BACKEND, DATABASE, resource};
+use leasehold_e2e::cluster::{Cluster, chart};
 use leasehold_e2e::gbs::Nurl;
-use leasehold_e2e::image::product::TAG;
-use leasehold_e2e::process::{run_ok, wait_until};
+use leasehold_e2e::process::wait_until;
 use leasehold_e2e::tahoe::Client;
-use leasehold_e2e::venv::workspace_root;
 use serde_json::{Value, json};
 
-use super::resources::{merged, resource};
-use super::world::{PODS_TIMEOUT, World, database_host, node_port, store_host};
-
-/// The release of the chart, and where it is installed.
-pub const RELEASE: &str = "leasehold";
-pub const OPERATOR_NAMESPACE: &str = "leasehold-system";
+use super::resources::merged;
+use super::world::{PODS_TIMEOUT, World, node_port};
 
 /// The name of the one server of a story.
 pub const SERVER: &str = "main";
 
 /// What an account takes is measured and told; it is waited for so long.
 const ACCOUNT_TIMEOUT: Duration = Duration::from_secs(120);
-const HELM_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// A role of the database and what it may do is what a person who installs would make: an owner, and three with less.
-const ROLES: [&str; 4] = ["owner", "server", "operator", "maintenance"];
 
 /// A server in a namespace of its own.
 pub struct Server {
@@ -50,14 +41,11 @@ impl Server {
     pub fn start(name: &str, change: &Value) -> Result<Self> {
         let world = World::start(name)?;
         install(&world.cluster)?;
-        let stores = world.kubectl.namespace().to_owned();
-        world.managed.store.make_bucket(&stores)?;
-        let mut objects = make_roles(&world, &stores)?;
         let port = node_port();
-        objects.extend(services(&world, &stores)?);
+        let mut objects = stores::make(world.managed, world.kubectl.namespace())?;
         let spec = json!({
-            "backendRef": {"name": "shares"},
-            "leaseDatabaseRef": {"name": "leases"},
+            "backendRef": {"name": BACKEND},
+            "leaseDatabaseRef": {"name": DATABASE},
             "replicas": 2,
             "exposure": {"type": "NodePort", "hosts": ["127.0.0.1"], "port": port, "service": {"nodePort": port}},
             "shutdown": {"endpointPropagationSeconds": 5, "requestSeconds": 20},
@@ -74,7 +62,7 @@ impl Server {
     pub fn story(&self, story: impl FnOnce() -> Result<()>) -> Result<()> {
         let told = self.world.story(story);
         told.with_context(|| {
-            let operator = self.world.cluster.kubectl().in_namespace(OPERATOR_NAMESPACE).log_tails("");
+            let operator = self.world.cluster.kubectl().in_namespace(chart::NAMESPACE).log_tails("");
             let ours = self.world.kubectl.run(&["get", "leasehold", "--output", "yaml"]);
             format!("{}\n=== operator ===\n{operator}", ours.unwrap_or_else(|error| format!("({error:#})")))
         })
@@ -148,73 +136,7 @@ pub fn install(cluster: &Cluster) -> Result<()> {
 
 fn install_chart(cluster: &Cluster) -> Result<()> {
     let begin = Instant::now();
-    let kubectl = cluster.kubectl();
-    let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
-    let metadata = json!({"name": OPERATOR_NAMESPACE, "labels": labels});
-    kubectl.apply_all(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})])?;
-    let mut helm = cluster.helm(OPERATOR_NAMESPACE);
-    helm.args(["upgrade", "--install", RELEASE]).arg(workspace_root().join("charts").join("leasehold"));
-    helm.args(["--wait", "--timeout", "280s"]);
-    for (value, text) in [
-        ("image.registry", "localhost"),
-        ("image.tag", TAG),
-        ("serverImage.registry", "localhost"),
-        ("serverImage.tag", TAG),
-    ] {
-        helm.arg("--set-string").arg(format!("{value}={text}"));
-    }
-    let logs = || kubectl.in_namespace(OPERATOR_NAMESPACE).log_tails("");
-    run_ok(&mut helm, HELM_TIMEOUT).with_context(logs)?;
+    chart::install(cluster)?;
     println!("chart: installed after {:.1} s", begin.elapsed().as_secs_f64());
     Ok(())
-}
-
-/// A database with an owner and roles with fewer rights, and a Secret for each.
-fn make_roles(world: &World, name: &str) -> Result<Vec<Value>> {
-    let database = &world.managed.database;
-    let mut secrets = Vec::new();
-    for role in ROLES {
-        let (user, password) = (format!("{name}-{role}"), format!("{name}-{role}-{}", std::process::id()));
-        database.query("postgres", &format!("CREATE ROLE \"{user}\" LOGIN PASSWORD '{password}'"))?;
-        let data = json!({"username": user, "password": password});
-        secrets.push(secret(&format!("leases-{role}"), data));
-    }
-    database.query("postgres", &format!("CREATE DATABASE \"{name}\" OWNER \"{name}-owner\""))?;
-    Ok(secrets)
-}
-
-/// The backend, the lease database and what they refer to.
-fn services(world: &World, stores: &str) -> Result<Vec<Value>> {
-    let credentials = world.managed.store.credentials();
-    let store_authority = json!({"ca.crt": world.managed.store_authority()?});
-    let store_port = world.managed.store_proxy.address().port();
-    let database_port = world.managed.database_proxy.address().port();
-    let roles = ROLES.map(|role| (role.to_owned(), json!({"secretRef": {"name": format!("leases-{role}")}})));
-    let backend = json!({"s3": {
-        "bucket": stores,
-        "endpoint": format!("https://{}:{store_port}", store_host()),
-        "credentials": {"type": "Secret", "secretRef": {"name": "shares-s3"}},
-        "tls": {"caBundleRef": {"name": "shares-ca", "key": "ca.crt"}},
-    }});
-    let database = json!({
-        "connection": {"parameters": {
-            "host": database_host(), "port": database_port, "database": stores,
-            "tls": {"mode": "VerifyFull", "caSecretRef": {"name": "leases-ca", "key": "ca.crt"}},
-        }},
-        "roles": Value::Object(roles.into_iter().collect()),
-        "connectionReserve": 5,
-        "pool": {"maxPerPod": 8},
-    });
-    let access = json!({"accessKeyID": credentials.access_key, "secretAccessKey": credentials.secret_key});
-    Ok(vec![
-        secret("shares-s3", access),
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shares-ca"}, "data": store_authority}),
-        secret("leases-ca", json!({"ca.crt": world.managed.database_authority()?})),
-        resource("StorageBackend", "shares", backend),
-        resource("LeaseDatabase", "leases", database),
-    ])
-}
-
-fn secret(name: &str, data: Value) -> Value {
-    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data})
 }

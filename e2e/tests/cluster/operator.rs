@@ -1,11 +1,12 @@
 //! The operator is killed and comes back: pods do not notice, and what was asked for meanwhile is done.
 
 use anyhow::{Result, ensure};
+use leasehold_e2e::cluster::chart;
+use leasehold_e2e::cluster::stores::resource;
 use leasehold_e2e::story::{bytes, ensure_same};
 use serde_json::json;
 
-use super::operated::{OPERATOR_NAMESPACE, Server};
-use super::resources::resource;
+use super::operated::{SERVER, Server};
 use super::world::PODS_TIMEOUT;
 
 #[test]
@@ -16,8 +17,8 @@ fn killed_operator_loses_nothing_and_disturbs_nobody() -> Result<()> {
     server.story(|| {
         let (pods, uids) = (server.pods()?, server.world.kubectl.run(&["get", "pods", "--output=jsonpath={..uid}"])?);
         let file = client.upload(&bytes(1, 100_000))?;
-        let operator = server.world.cluster.kubectl().in_namespace(OPERATOR_NAMESPACE);
-        let begun = json!({"serverRef": {"name": super::operated::SERVER}});
+        let operator = server.world.cluster.kubectl().in_namespace(chart::NAMESPACE);
+        let begun = json!({"serverRef": {"name": SERVER}});
         for round in 0..3 {
             let name = format!("round-{round}");
             server.world.kubectl.apply_all(&[resource("Account", &name, begun.clone())])?;

@@ -1,14 +1,6 @@
-//! The custom resources of stories: the least that is accepted, and what a story adds.
+//! What a story puts over the least that a custom resource needs.
 
 use serde_json::{Value, json};
-
-/// The API version of all kinds.
-pub const API: &str = "leasehold.dev/v1alpha1";
-
-/// An object of ours with this spec.
-pub fn resource(kind: &str, name: &str, spec: Value) -> Value {
-    json!({"apiVersion": API, "kind": kind, "metadata": {"name": name}, "spec": spec})
-}
 
 /// Puts `patch` over `target`, as a JSON merge patch does.
 pub fn merge(target: &mut Value, patch: &Value) {

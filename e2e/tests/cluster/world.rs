@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use leasehold_e2e::cluster::kubectl::Kubectl;
 use leasehold_e2e::cluster::managed::Managed;
-use leasehold_e2e::cluster::{Cluster, objects};
+use leasehold_e2e::cluster::{Cluster, stores};
 use leasehold_e2e::story::{Scratch, venv};
 use leasehold_e2e::tahoe::{Client, Encoding};
 use leasehold_e2e::venv::workspace_root;
@@ -19,9 +19,6 @@ pub const PODS_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// One server, and so one share.
 pub const ENCODING: Encoding = Encoding { needed: 1, happy: 1, total: 1 };
-
-/// Where the managed services have their names.
-const SERVICES: &str = "managed";
 
 /// A namespace for one story; it goes when the story ends.
 pub struct World {
@@ -79,16 +76,6 @@ pub fn install_definitions(cluster: &Cluster) -> Result<()> {
     kubectl.run(&["wait", "--for=condition=Established", "--timeout=60s", "--filename", &folder]).map(drop)
 }
 
-/// The name of the database for pods.
-pub fn database_host() -> String {
-    objects::name_of(SERVICES, "postgres")
-}
-
-/// The name of the object store for pods.
-pub fn store_host() -> String {
-    objects::name_of(SERVICES, "minio")
-}
-
 /// A node port that no other story of this run has, nor one of a run whose namespaces are still going.
 pub fn node_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -99,15 +86,6 @@ pub fn node_port() -> u16 {
 /// The managed services of this run, with names in the cluster; they end with the process.
 fn managed(cluster: &Cluster) -> Result<&'static Managed> {
     static MANAGED: OnceLock<Result<Managed, String>> = OnceLock::new();
-    let managed = MANAGED.get_or_init(|| start_managed(cluster).map_err(|error| format!("{error:#}")));
+    let managed = MANAGED.get_or_init(|| stores::start_managed(cluster).map_err(|error| format!("{error:#}")));
     managed.as_ref().map_err(|error| anyhow!("{error}"))
-}
-
-fn start_managed(cluster: &Cluster) -> Result<Managed> {
-    let managed = Managed::start(&[database_host(), store_host()])?;
-    let kubectl = cluster.kubectl();
-    kubectl.apply_all(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SERVICES}})])?;
-    kubectl.apply(&objects::managed(SERVICES, "postgres", managed.database_proxy.address().port()))?;
-    kubectl.apply(&objects::managed(SERVICES, "minio", managed.store_proxy.address().port()))?;
-    Ok(managed)
 }
