@@ -24,6 +24,7 @@ use crate::datadir::{DataDir, Published};
 use crate::frontend::body::BodyLimits;
 use crate::frontend::gbs::{Gbs, Limits};
 use crate::identity::Identity;
+use crate::jobs::{schedule, scheduled};
 use crate::listener::drain::{Drain, DrainTimes};
 use crate::listener::{Deadlines, Listener};
 use crate::metrics::Metrics;
@@ -121,13 +122,17 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
         connections_max: ADMIN_CONNECTIONS_MAX,
         metrics: Arc::new(Metrics::default()),
     };
-    let background = [
+    let jobs = scheduled(&config, &store).into_iter();
+    let jobs: Vec<_> =
+        jobs.map(|job| schedule::keep(store.db().clone(), job, metrics.clone(), drain.clone())).collect();
+    let mut background = vec![
         tokio::spawn(keep_accounts(accountant, store.clone(), metrics.clone(), drain.clone())),
         tokio::spawn(keep_space(store.clone(), metrics.clone(), drain.clone())),
         tokio::spawn(keep_beating(store.clone(), metrics.clone(), drain.clone())),
         tokio::spawn(keep_clean(store, metrics.clone(), collect_interval(&config), drain.clone())),
         tokio::spawn(admin_listener.run(admin_socket, drain.last())),
     ];
+    background.extend(jobs.into_iter().map(tokio::spawn));
     let (drain_times, ending) = (drain_times(&config), drain.clone());
     let server = tokio::spawn(async move {
         let ended = async {

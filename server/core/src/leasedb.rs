@@ -468,13 +468,6 @@ pub trait LeaseDb: Send + Sync + 'static {
         ends: Vec<(ShareNumber, Timestamp)>,
     ) -> impl Future<Output = Result<()>> + Send;
 
-    /// Storage indexes that have shares, ascending, behind `after`.
-    fn list_storage_indexes(
-        &self,
-        after: Option<StorageIndex>,
-        max: u32,
-    ) -> impl Future<Output = Result<Vec<StorageIndex>>> + Send;
-
     /// A slot with its shares in one snapshot.
     fn read_slot(&self, storage_index: StorageIndex) -> impl Future<Output = Result<SlotSnapshot>> + Send;
 

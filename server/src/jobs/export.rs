@@ -3,17 +3,21 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use leasehold_core::backend::Backend;
+use leasehold_core::crawl::unit::Prefix;
 use leasehold_core::id::StorageIndex;
-use leasehold_core::leasedb::LeaseDb;
+use leasehold_core::leasedb::{LeaseDb, Mode};
+use leasehold_core::run::RunState;
 use leasehold_core::share::ShareKind;
 use leasehold_core::store::{Outgoing, Store, StoreError};
 use serde::Serialize;
 
 use super::progress::Progress;
+use super::reconcile::{self, ReconcileOptions};
 use super::tree::{self, Tree};
 
 /// Storage indexes that are written at once.
@@ -44,26 +48,34 @@ impl ExportTotals {
     }
 }
 
-/// Writes all stable shares. Immutable ones that are in the tree with the same size are left as they are, so an export that broke
+/// Writes all stable shares. In recovery mode they are looked for first: not all may have rows. Immutable ones that are in the tree with the same size are left as they are, so an export that broke
 /// off can be repeated; mutable ones are written anew.
 ///
 /// # Errors
 /// Tree, lease database or backend fail; what was written until then is whole.
 pub async fn run<L: LeaseDb, B: Backend>(
-    store: &Store<L, B>,
+    store: &Arc<Store<L, B>>,
     root: &Path,
-    progress: &Progress,
+    progress: &Arc<Progress>,
 ) -> anyhow::Result<ExportTotals> {
+    if store.db().deployment().await?.mode == Mode::Recovery {
+        let run = reconcile::run(store, ReconcileOptions { dry_run: false, workers: AT_ONCE }, progress).await?;
+        if run.state != RunState::Done {
+            bail!("not all shares could be found: {}", run.reason);
+        }
+    }
     fs::create_dir_all(root.join("shares/incoming")).with_context(|| format!("cannot make {}", root.display()))?;
     let tree = Tree::new(root);
     let mut totals = ExportTotals::default();
-    let mut after = None;
+    let (mut after, mut done) = (None, None);
     loop {
-        let indexes = store.db().list_storage_indexes(after, PAGE).await.context("cannot list the shares")?;
-        after = indexes.last().copied();
-        if indexes.is_empty() {
-            break;
-        }
+        let page = store.db().page_shares(Prefix::default(), after, PAGE).await.context("cannot list the shares")?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.share);
+        let mut indexes: Vec<StorageIndex> = page.iter().map(|crawled| crawled.share.storage_index).collect();
+        indexes.dedup();
+        // One that began on the page before is done.
+        indexes.retain(|index| done.replace(*index) != Some(*index));
         let mut exports =
             stream::iter(indexes.into_iter().map(|index| export_one(store, &tree, index))).buffer_unordered(AT_ONCE);
         while let Some(written) = exports.try_next().await? {

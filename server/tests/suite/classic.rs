@@ -1,8 +1,11 @@
 //! Shares of Tahoe-LAFS servers. `vectors/classic` was made by `e2e/python/classic_tree.py` with the code of the released server,
 //! and `described.json` is what that server reads there.
 
+mod in_place;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use leasehold_core::accountant::Session;
@@ -207,8 +210,8 @@ mod copying {
         let pod = site.pod(site.objects.clone());
         import_all(&pod, &Tree::new(&vectors()), "alice", false).await.expect("an import");
         let folder = places::folder();
-        let progress = Progress::in_log("exporting");
-        let exported = export::run(&pod.store, folder.path(), &progress).await.expect("an export");
+        let (store, progress) = (Arc::new(pod.store), Arc::new(Progress::in_log("exporting")));
+        let exported = export::run(&store, folder.path(), &progress).await.expect("an export");
         assert_eq!((exported.shares_written, exported.shares_read_only), (WHOLE, 5), "enablers are hashes by now");
         let tree = Tree::new(folder.path());
         for (id, described) in described().into_iter().filter(|(id, _)| id.storage_index != index(EMPTY)) {
@@ -220,7 +223,7 @@ mod copying {
             let least = Timestamp::from_seconds(site.now() + LEASE_DURATION_SECONDS);
             assert!(there.leases.iter().any(|lease| lease.expires_at >= least), "{id} keeps its lease");
         }
-        let again = export::run(&pod.store, folder.path(), &progress).await.expect("another export");
+        let again = export::run(&store, folder.path(), &progress).await.expect("another export");
         assert_eq!((again.shares_written, again.shares_there), (5, WHOLE - 5), "slots may have changed, buckets not");
     }
 }

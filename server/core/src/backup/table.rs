@@ -233,24 +233,6 @@ static SLOTS: Table = Table {
 static SCATTERED: Table =
     Table { name: "scattered", columns: &[id("si"), integer("shnum"), integer("due_at")], key: 2, role: Role::Plain };
 
-static UNLEASED: Table =
-    Table { name: "unleased", columns: &[id("si"), integer("shnum"), integer("since")], key: 2, role: Role::Plain };
-
-static EXPIRED_LEASES: Table = Table {
-    name: "expired_leases",
-    columns: &[
-        integer("run_id"),
-        id("si"),
-        integer("shnum"),
-        integer("account_id"),
-        integer("renewed_at"),
-        integer("expires_at"),
-        integer("removed_at"),
-    ],
-    key: 4,
-    role: Role::Plain,
-};
-
 static GARBAGE: Table = Table {
     name: "garbage",
     columns: &[
@@ -315,8 +297,6 @@ pub static TABLES: [&Table; 13] = [
     &LEASES,
     &SLOTS,
     &SCATTERED,
-    &UNLEASED,
-    &EXPIRED_LEASES,
     &GARBAGE,
     &EXPIRED_LEASES,
     &UNLEASED,

@@ -37,7 +37,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// # Errors
     /// [`BackupError`]; what was put until then is no backup, and is removed some day.
     pub async fn back_up(&self, report: impl Fn(BackupProgress) + Sync) -> Result<Manifest> {
-        if let Some(Claim::Foreign { theirs, ours }) = self.backend_owner().await? {
+        if let Some(Claim::Foreign { theirs, ours, .. }) = self.backend_owner().await? {
             let what = "the backend".to_owned();
             return Err(BackupError::Foreign { what, theirs, whose: "the lease database", ours });
         }

@@ -272,7 +272,7 @@ fn tell(findings: &Findings) {
         tracing::warn!(%share, "the share's bytes are not in the backend; it is hidden, its leases are kept");
     }
     for object in &findings.damaged {
-        tracing::warn!(%object, "an object of a slot without a row cannot be read; it is kept");
+        tracing::warn!(%object, "an object without a row cannot be read or used; it is kept");
     }
 }
 

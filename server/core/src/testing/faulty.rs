@@ -386,7 +386,6 @@ pass_on! {
     fn renew_leases(storage_index: StorageIndex, account: AccountId) -> RenewOutcome;
     fn list_leases(storage_index: StorageIndex) -> Vec<LeaseRow>;
     fn prolong_leases(storage_index: StorageIndex, account: AccountId, ends: Vec<(ShareNumber, Timestamp)>) -> ();
-    fn list_storage_indexes(after: Option<StorageIndex>, max: u32) -> Vec<StorageIndex>;
     fn read_slot(storage_index: StorageIndex) -> SlotSnapshot;
     fn commit_slot(request: CommitSlot) -> CommitOutcome;
     fn discard_objects(objects: Vec<ObjectName>) -> ();

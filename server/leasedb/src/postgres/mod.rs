@@ -193,10 +193,6 @@ impl LeaseDb for PgLeaseDb {
         self.change_prolong(storage_index, account, ends).await
     }
 
-    async fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
-        self.read_storage_indexes(after, max).await
-    }
-
     async fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
         self.read_slot_snapshot(storage_index).await
     }

@@ -314,10 +314,6 @@ impl LeaseDb for SqliteLeaseDb {
         self.write(move |tx| tx.prolong_leases(storage_index, account, &ends)).await
     }
 
-    async fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
-        self.read(move |tx| tx.list_storage_indexes(after, max)).await
-    }
-
     async fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
         self.read(move |tx| tx.read_slot(storage_index)).await
     }

@@ -140,17 +140,6 @@ impl Tx<'_> {
         self.apply(((), plan::prolong(&self.view(storage_index, account)?, storage_index, ends)))
     }
 
-    pub(super) fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
-        let sql = "-- list_storage_indexes
-            SELECT DISTINCT si
-            FROM shares
-            WHERE si > ?1
-            ORDER BY si
-            LIMIT ?2";
-        let after: &[u8] = after.as_ref().map_or(&[], |index| index.as_bytes());
-        self.query(sql, (after, max), |row| Ok(StorageIndex::new(row.get(0)?)))
-    }
-
     pub(super) fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
         let rows = self.list_shares(storage_index)?;
         let (shares, immutable): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.kind == ShareKind::Mutable);

@@ -129,7 +129,8 @@ impl<G: Ground> Site<G> {
         assert!(named.is_empty(), "rows name what is not there: {named:?}");
     }
 
-    async fn assert_usage(&self, accounts: &[&str], indexes: &[StorageIndex]) {
+    /// Usage equals a recount.
+    pub async fn assert_usage(&self, accounts: &[&str], indexes: &[StorageIndex]) {
         for name in accounts {
             let id = self.db.find_account((*name).to_owned()).await.expect("find_account").expect("there").id;
             let (mut used, mut reserved) = (0, 0);

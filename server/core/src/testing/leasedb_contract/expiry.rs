@@ -84,6 +84,13 @@ impl<D: LeaseDb> Bench<D> {
         self.db.read_slot(index).await.expect("read_slot").slot.map(|(token, _)| token)
     }
 
+    /// Lets so many moments pass.
+    async fn dawdle(&self, share: ShareId, moments: u32) {
+        for _ in 0..moments {
+            self.exists(share).await;
+        }
+    }
+
     async fn exists(&self, share: ShareId) -> bool {
         self.db.find_share(share).await.expect("find_share").is_some()
     }
@@ -579,22 +586,24 @@ pub async fn renewals_against_removal<M: MakeLeaseDb>(rounds: u32) {
             bench.bucket_share(alice, share, 88).await;
         }
         bench.days(100);
-        let answers: Arc<Mutex<(bool, bool)>> = Arc::default();
+        let (answers, seen): (Arc<Mutex<(bool, bool)>>, _) = (Arc::default(), bench.all_leases().await);
         let (renewer, allocator, remover) = (bench.clone(), bench.clone(), bench.clone());
         let (renewed, allocated) = (answers.clone(), answers.clone());
         let renew = async move {
+            renewer.dawdle(share, round / 3 % 5).await;
             let outcome = renewer.db.renew_leases(index, alice).await.expect("renew_leases");
             renewed.lock().expect("lock").0 = outcome == RenewOutcome::Done;
         };
         let allocate = async move {
+            allocator.dawdle(share, round / 3 % 4).await;
             let request = allocator.request(bob, index, &[], 88);
             let outcome = allocator.db.allocate(request).await.expect("allocate");
             let AllocateOutcome::Done { already_have, .. } = outcome else { panic!("{outcome:?}") };
             allocated.lock().expect("lock").1 = !already_have.is_empty();
         };
         let remove = async move {
-            remover.expire(ExpirePolicy::default()).await;
-            remover.retire().await;
+            remover.expire_these(ExpirePolicy::default(), FIRST_EPOCH, seen).await;
+            remover.retire_these(FIRST_EPOCH, vec![share]).await;
             remover.expire(ExpirePolicy::default()).await;
             remover.retire().await;
         };

@@ -90,7 +90,6 @@ macro_rules! leasedb_contract {
                 account_states_decide_who_may_renew,
                 accounts_with_more_days_are_granted_more,
                 a_lease_is_prolonged_and_never_made_nor_shortened,
-                storage_indexes_are_listed_in_pages,
             ],
             garbage: [
                 superseded_objects_wait_for_readers,
@@ -118,6 +117,7 @@ macro_rules! leasedb_contract {
                 a_database_with_anything_in_it_is_not_filled,
                 an_import_that_breaks_off_changes_nothing,
                 numbers_go_on_behind_all_that_may_have_been_given_away,
+                a_run_that_was_under_way_is_over,
                 an_export_is_one_instant_however_long_it_takes,
                 garbage_waits_for_a_backup_that_does_not_name_it,
             ],
