@@ -18,7 +18,8 @@ use crate::error::Result;
 use crate::job::JobState;
 use crate::names::{Key, Owner};
 
-pub use status::usage;
+pub use dereference::{References, dereference};
+pub use validate::validate;
 
 /// Waits while any StorageServer refers to the backend. Nothing outside the cluster is touched, so it cannot hang.
 pub const FINALIZER: &str = "leasehold.dev/backend-in-use";
@@ -41,8 +42,8 @@ pub async fn reconcile(backend: Arc<StorageBackend>, context: Arc<Context>) -> R
         return Ok(Action::requeue(context.resync(&key)));
     }
     context.writer.finalizer(&*backend, FINALIZER, true).await?;
-    let references = dereference::dereference(&backend, &context).await?;
-    let validated = match validate::validate(&backend, &references) {
+    let references = dereference(&backend, &context).await?;
+    let validated = match validate(&backend, &references) {
         Ok(validated) => validated,
         Err(obstacle) => {
             status::write(&backend, &context, status::refused(&backend, obstacle, used_by, context.now())).await?;

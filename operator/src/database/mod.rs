@@ -18,8 +18,8 @@ use crate::error::Result;
 use crate::job::JobState;
 use crate::names::{Key, Owner};
 
-pub use status::{connection_needs, replicas_that_fit};
-pub use validate::{Validated, validate};
+pub use status::{connection_needs, replicas_that_fit, sentence};
+pub use validate::{Role, Validated, validate};
 
 /// Waits while any StorageServer refers to the database. No row is ever dropped.
 pub const FINALIZER: &str = "leasehold.dev/database-in-use";
