@@ -15,8 +15,8 @@ use kube::CustomResourceExt;
 
 pub use account::{
     Access, Account, AccountClient, AccountCredential, AccountCredentials, AccountEffective, AccountLeases,
-    AccountSpec, AccountStatus, AccountUsage, Administrative, Binding, CredentialState, Deletion,
-    DeletionPolicy, LeaseMode, ObjectMetadata, Quota, ServerRef,
+    AccountSpec, AccountStatus, AccountUsage, Administrative, Binding, CredentialState, Deletion, DeletionPolicy,
+    LeaseMode, ObjectMetadata, Quota, ServerRef,
 };
 pub use common::{ConfigMapKeyRef, LocalRef, SecretKeyRef};
 pub use lease_database::{

@@ -142,7 +142,7 @@ async fn operate(arguments: RunArgs) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
         // Everybody who could listen has ended already if this fails.
-        drop(stop.send(true));
+        let _ = stop.send(true);
     });
     let metrics = Arc::new(Metrics::default());
     let ready = Arc::new(AtomicBool::new(false));

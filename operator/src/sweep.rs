@@ -25,7 +25,7 @@ const REPORT_SECONDS: i64 = 300;
 const PAGE: u32 = 500;
 
 /// What all accounts of a server use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerTotals {
     /// How many accounts there are, the built-in ones left out.
     pub accounts: u64,
@@ -42,6 +42,10 @@ pub struct ServerTotals {
 }
 
 impl ServerTotals {
+    const fn none(measured_at: Timestamp) -> Self {
+        Self { accounts: 0, over_quota: 0, suspended: 0, used_bytes: 0, shares: 0, measured_at }
+    }
+
     fn add(&mut self, account: &Ledger, usage: &Usage) {
         self.used_bytes += usage.used_bytes;
         self.shares += usage.shares;
@@ -130,7 +134,7 @@ async fn sweep(server: &StorageServer, context: &Context, pointers: &Pointers) -
     let Some(db) = context.databases.find(&database).await else { return Ok(()) };
     let now = context.now();
     let mut by_name = by_ledger_name(&key, context);
-    let mut totals = ServerTotals { measured_at: now, ..ServerTotals::default() };
+    let mut totals = ServerTotals::none(now);
     let mut after = None;
     loop {
         let page = db.list_accounts(after, PAGE).await?;

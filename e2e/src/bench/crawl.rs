@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Deserialize;
 
-use super::load::{self, Loaded, Sample, Shape};
+use super::load::{self, Loaded, Shape};
 use super::process_stat;
 use super::workloads::{self, Operation, Prepared};
 use super::{Arguments, WARM_UP};
@@ -262,42 +262,33 @@ fn usage_row(text: &mut String, place: &Place<'_>, directory: &Path, shares: u64
     Ok(())
 }
 
-/// What clients notice: small shares and listings while a crawl goes on beside them, and without.
+/// What clients notice: listings and small shares while the server crawls without a pause, and while it does not.
 fn foreground(text: &mut String, arguments: &Arguments, directory: &Path) -> Result<()> {
-    let shares = arguments.shares / 10;
     let data = directory.join("foreground").join("data");
     say("making a tree for clients and crawler at once");
-    make_tree(&data, shares)?;
-    let place = Place::new("SQLite", &data, directory, None)?;
-    place.command(&["reconcile"])?;
-    let server = Server::start("foreground", directory, Some(QUIET))?;
+    make_tree(&data, arguments.shares / 10)?;
+    Place::new("SQLite", &data, directory, None)?.command(&["reconcile"])?;
+    let mut server = Server::start("foreground", directory, Some(QUIET))?;
     let nurl: crate::gbs::Nurl = server.announcement().credentials.nurl.parse()?;
-    let pid = server.pid().context("the server was just started")?;
     let mut random = StdRng::from_os_rng();
-    for operation in [Operation::List, Operation::SmallShare] {
-        let prepared = workloads::block_on(Prepared::store(&nurl, &[operation], &mut random))?;
-        let (mut alone, mut beside) = (Sample::default(), Sample::default());
-        for _ in 0..arguments.rounds {
-            for (crawls, sample) in [(false, &mut alone), (true, &mut beside)] {
-                say(&format!("{operation:?}, {}", if crawls { "while crawling" } else { "undisturbed" }));
-                let window = Duration::from_secs_f64(arguments.seconds);
-                let shape = Shape { threads: 1, warm_up: WARM_UP, window };
-                let workers = prepared.workers(operation, WORKERS, &mut random);
-                let stop = std::sync::atomic::AtomicBool::new(false);
-                let measured = thread::scope(|scope| {
-                    let crawler = scope.spawn(|| {
-                        while crawls && !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                            place.command(&["reconcile"])?;
-                        }
-                        Ok::<_, anyhow::Error>(())
-                    });
-                    let measured = load::run(&[Loaded { nurl: nurl.clone(), pid }], workers, shape);
-                    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-                    crawler.join().expect("no panic").and(measured)
-                })?;
-                sample.add(measured);
-            }
+    let operations = [Operation::List, Operation::SmallShare];
+    let prepared = workloads::block_on(Prepared::store(&nurl, &operations, &mut random))?;
+    let crawling = QUIET.replace("reconcile_interval_seconds = 0", "reconcile_interval_seconds = 1");
+    let mut samples = Vec::new();
+    for (what, config) in [("undisturbed", QUIET), ("while crawling", crawling.as_str())] {
+        server.terminate()?;
+        fs::write(directory.join("foreground").join("config.toml"), config)?;
+        server.restart()?;
+        let loaded = [Loaded { nurl: nurl.clone(), pid: server.pid().context("the server was just started")? }];
+        for operation in operations {
+            say(&format!("{operation:?}, {what}"));
+            let window = Duration::from_secs_f64(arguments.seconds * arguments.rounds as f64);
+            let shape = Shape { threads: 1, warm_up: WARM_UP, window };
+            samples.push(load::run(&loaded, prepared.workers(operation, WORKERS, &mut random), shape)?);
         }
+    }
+    for (at, operation) in operations.iter().enumerate() {
+        let (alone, beside) = (&samples[at], &samples[at + operations.len()]);
         let (before, during) = (alone.quantile_ms(0.99), beside.quantile_ms(0.99));
         writeln!(
             text,

@@ -1,7 +1,7 @@
 //! Moving from the released Python server to ours, and back.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use leasehold_e2e::leasehold::Server;
@@ -50,7 +50,7 @@ impl Move {
 
     /// Starts our server, with the client at it.
     fn to_ours(&mut self) -> Result<()> {
-        self.ours.restart()?;
+        self.ours.begin_anew()?;
         let file = self.ours.announcement().credentials.servers_yaml.clone();
         self.connect(&file)
     }
@@ -58,10 +58,6 @@ impl Move {
     fn connect(&mut self, servers_yaml: &Path) -> Result<()> {
         self.client.set_servers(&[servers_yaml])?;
         self.client.start(1)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
     }
 
     fn story(&mut self, story: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
@@ -115,6 +111,14 @@ fn describe(tree: &Path) -> Result<serde_json::Map<String, Value>> {
 fn run_script(arguments: &[&str]) -> Result<String> {
     let mut command = venv()?.python();
     run_ok(command.arg("-c").arg(SCRIPT).args(arguments), std::time::Duration::from_secs(60))
+}
+
+/// Moves a Python server's storage folder to where our server keeps its data, and our server's identity into it.
+fn take_over(all: &Move, storage: &Path) -> Result<()> {
+    let data = all.ours.data_dir();
+    fs::rename(data.join("identity"), storage.join("identity"))?;
+    fs::rename(&data, data.with_extension("unused"))?;
+    Ok(fs::rename(storage, &data)?)
 }
 
 fn leaseholders(server: &Server, storage_index: &str) -> Result<Vec<String>> {
@@ -171,4 +175,59 @@ fn shares_are_imported_from_a_python_server_and_exported_to_one() -> Result<()> 
         files.are_readable(&all.client)?;
         python.stop()
     })
+}
+
+#[test]
+fn a_python_server_is_taken_over_where_it_is() -> Result<()> {
+    for version in [2, 1] {
+        let mut all = Move::begin(&format!("take-over-{version}"))?;
+        all.story(|all| is_taken_over(all, version)).with_context(|| format!("containers of version {version}"))?;
+    }
+    Ok(())
+}
+
+/// The whole life of a store that moves: served at once, changed, renewed, repaired, reconciled, and served by Python again.
+fn is_taken_over(all: &mut Move, version: u32) -> Result<()> {
+    let python = all.to_python("before")?;
+    let mut files = Files::store(&all.client)?;
+    let storage = python.storage().to_owned();
+    all.client.stop()?;
+    python.stop()?;
+    if version == 1 {
+        run_script(&["downgrade", &storage.display().to_string()])?;
+    }
+    let before = describe(&storage)?;
+    ensure!(before.values().all(|share| share["version"] == version), "the tree is not of version {version}");
+    // A disk that has lost something is no reason not to move.
+    let index = all.client.storage_index(&files.immutable[2].0)?;
+    fs::remove_file(storage.join("shares").join(&index[..2]).join(&index).join("1"))?;
+    take_over(all, &storage)?;
+
+    all.to_ours()?;
+    files.are_readable(&all.client)?;
+    let index = all.client.storage_index(&files.immutable[1].0)?;
+    ensure!(leaseholders(&all.ours, &index)? == ["starter"; 3], "nobody has claimed these shares yet");
+    let checked =
+        all.client.check(&files.immutable[1].0, Check { verify: true, add_lease: true, ..Check::default() })?;
+    ensure!(checked["results"]["healthy"] == true, "{checked}");
+    ensure!(leaseholders(&all.ours, &index)?.iter().filter(|name| *name == "default").count() == 3, "now somebody has");
+    files.change(&all.client, 950)?;
+    files.are_readable(&all.client)?;
+    let repaired = all.client.check(&files.immutable[2].0, Check { repair: true, ..Check::default() })?;
+    ensure!(repaired["repair-successful"] == true, "{repaired}");
+    let added = bytes(960, 100 * KIB);
+    files.immutable.push((all.client.upload(&added)?, added));
+    all.client.stop()?;
+    all.ours.terminate()?;
+
+    // Back again: what nobody has written to since keeps its container, and with it its write enabler.
+    let back = storage_of("after", all.directory.path());
+    let exported = all.ours.run(&["export", &back.display().to_string()])?;
+    ensure!(exported["totals"]["shares_written"] == describe(&back)?.len(), "the export said {exported}");
+    let python = all.to_python("after")?;
+    files.are_readable(&all.client)?;
+    files.mutable[2].1 = bytes(970, 1500);
+    all.client.overwrite(&files.mutable[2].0, &files.mutable[2].1)?;
+    files.are_readable(&all.client)?;
+    python.stop()
 }

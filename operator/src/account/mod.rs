@@ -59,7 +59,7 @@ pub fn secret_name(account: &Account) -> String {
 pub async fn reconcile(account: Arc<Account>, context: Arc<Context>) -> Result<Action> {
     context.stores.ready().await;
     let key = Key::of(&*account);
-    if account.meta().deletion_timestamp.is_some() {
+    if account.metadata.deletion_timestamp.is_some() {
         return delete::delete(&account, &context).await;
     }
     if crate::controller::is_paused(&*account) {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
-use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use leasehold_crds::StorageBackend;
 
@@ -34,7 +33,7 @@ pub async fn reconcile(backend: Arc<StorageBackend>, context: Arc<Context>) -> R
     context.stores.ready().await;
     let key = Key::of(&*backend);
     let used_by = dereference::used_by(&key, &context);
-    if backend.meta().deletion_timestamp.is_some() {
+    if backend.metadata.deletion_timestamp.is_some() {
         return delete(&backend, &context, &used_by).await;
     }
     if crate::controller::is_paused(&*backend) {

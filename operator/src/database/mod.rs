@@ -8,7 +8,6 @@ mod validate;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use leasehold_crds::{LeaseDatabase, MigrationPolicy};
 use leasehold_leasedb::postgres::{PgFacts, facts};
@@ -45,7 +44,7 @@ pub async fn reconcile(database: Arc<LeaseDatabase>, context: Arc<Context>) -> R
     context.stores.ready().await;
     let key = Key::of(&*database);
     let servers = dereference::servers(&key, &context);
-    if database.meta().deletion_timestamp.is_some() {
+    if database.metadata.deletion_timestamp.is_some() {
         if servers.is_empty() {
             context.databases.forget(&key);
             context.writer.finalizer(&*database, FINALIZER, false).await?;

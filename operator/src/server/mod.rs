@@ -10,7 +10,6 @@ mod validate;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use leasehold_crds::{StorageServer, StorageServerSpec};
 
@@ -42,7 +41,7 @@ pub fn replicas_max(spec: &StorageServerSpec) -> i32 {
 pub async fn reconcile(server: Arc<StorageServer>, context: Arc<Context>) -> Result<Action> {
     context.stores.ready().await;
     let key = Key::of(&*server);
-    if server.meta().deletion_timestamp.is_some() {
+    if server.metadata.deletion_timestamp.is_some() {
         return delete(&server, &context).await;
     }
     if crate::controller::is_paused(&*server) {

@@ -60,7 +60,7 @@ pub fn refused(
     refusal: &Refusal,
     now: Timestamp,
 ) -> StorageServerStatus {
-    let Obstacle::Passing(reason, message) | Obstacle::Lasting(reason, message) = refusal.obstacle.clone();
+    let (Obstacle::Passing(reason, message) | Obstacle::Lasting(reason, message)) = refusal.obstacle.clone();
     let mut found = summary(Some(refusal.obstacle.clone()), reason, "");
     if let Ok(identity) = identity {
         found.push(identity_ready(identity));

@@ -63,3 +63,9 @@ pub(crate) const IS_EMPTY: &str = "-- is_empty
       AND NOT EXISTS (SELECT 1 FROM garbage)
       AND (SELECT beat FROM beats) = 0
     THEN 1 ELSE 0 END";
+
+/// Ends the runs that were under way: their processes know another database.
+pub(crate) const END_RUNS: &str = "-- end_runs
+    UPDATE runs
+    SET state = 4, finished_at = alive_at, reason = 'the database was restored to a time when it was under way'
+    WHERE state = 0";

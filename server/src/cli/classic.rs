@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -103,12 +104,21 @@ pub(super) async fn run_export(args: ExportArgs) -> anyhow::Result<ExitCode> {
     let (config, data, db) = open(&common).await?;
     telemetry::init(&config.log).map_err(anyhow::Error::msg)?;
     let backend = open_backend(&config, &data, &mut Registry::default())?;
-    let store = open_store(&config, db, backend).await?;
-    let progress = Progress::begin(common.output, "exporting");
-    let totals = export::run(&store, &dir, &progress).await?;
-    progress.end();
+    let store = Arc::new(open_store(&config, db, backend).await?);
+    let progress = Arc::new(Progress::begin(common.output, "exporting"));
+    let exported = export::run(&store, &dir, &progress).await;
+    if let Some(progress) = Arc::into_inner(progress) {
+        progress.end();
+    }
+    let totals = exported?;
     let json = json!({ "folder": dir.display().to_string(), "totals": totals });
     common.output.print(&json, || export_text(&totals));
+    if totals.shares_missing > 0 {
+        bail!(
+            "{} shares were not exported: their bytes are not in the backend; `leasehold reconcile` tells which",
+            totals.shares_missing
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 

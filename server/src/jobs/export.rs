@@ -3,17 +3,21 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use leasehold_core::backend::Backend;
+use leasehold_core::crawl::unit::Prefix;
 use leasehold_core::id::StorageIndex;
-use leasehold_core::leasedb::LeaseDb;
+use leasehold_core::leasedb::{LeaseDb, Mode};
+use leasehold_core::run::RunState;
 use leasehold_core::share::ShareKind;
 use leasehold_core::store::{Outgoing, Store, StoreError};
 use serde::Serialize;
 
 use super::progress::Progress;
+use super::reconcile::{self, ReconcileOptions};
 use super::tree::{self, Tree};
 
 /// Storage indexes that are written at once.
@@ -33,6 +37,8 @@ pub struct ExportTotals {
     pub shares_there: u64,
     /// Mutable shares among all these that can only be read: their write enabler is not known.
     pub shares_read_only: u64,
+    /// Shares whose bytes are not in the backend.
+    pub shares_missing: u64,
 }
 
 impl ExportTotals {
@@ -41,29 +47,38 @@ impl ExportTotals {
         self.bytes_written += other.bytes_written;
         self.shares_there += other.shares_there;
         self.shares_read_only += other.shares_read_only;
+        self.shares_missing += other.shares_missing;
     }
 }
 
-/// Writes all stable shares. Immutable ones that are in the tree with the same size are left as they are, so an export that broke
+/// Writes all stable shares. In recovery mode they are looked for first: not all may have rows. Immutable ones that are in the tree with the same size are left as they are, so an export that broke
 /// off can be repeated; mutable ones are written anew.
 ///
 /// # Errors
 /// Tree, lease database or backend fail; what was written until then is whole.
 pub async fn run<L: LeaseDb, B: Backend>(
-    store: &Store<L, B>,
+    store: &Arc<Store<L, B>>,
     root: &Path,
-    progress: &Progress,
+    progress: &Arc<Progress>,
 ) -> anyhow::Result<ExportTotals> {
+    if store.db().deployment().await?.mode == Mode::Recovery {
+        let run = reconcile::run(store, ReconcileOptions { dry_run: false, workers: AT_ONCE }, progress).await?;
+        if run.state != RunState::Done {
+            bail!("not all shares could be found: {}", run.reason);
+        }
+    }
     fs::create_dir_all(root.join("shares/incoming")).with_context(|| format!("cannot make {}", root.display()))?;
     let tree = Tree::new(root);
     let mut totals = ExportTotals::default();
-    let mut after = None;
+    let (mut after, mut done) = (None, None);
     loop {
-        let indexes = store.db().list_storage_indexes(after, PAGE).await.context("cannot list the shares")?;
-        after = indexes.last().copied();
-        if indexes.is_empty() {
-            break;
-        }
+        let page = store.db().page_shares(Prefix::default(), after, PAGE).await.context("cannot list the shares")?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.share);
+        let mut indexes: Vec<StorageIndex> = page.iter().map(|crawled| crawled.share.storage_index).collect();
+        indexes.dedup();
+        // One that began on the page before is done.
+        indexes.retain(|index| done.replace(*index) != Some(*index));
         let mut exports =
             stream::iter(indexes.into_iter().map(|index| export_one(store, &tree, index))).buffer_unordered(AT_ONCE);
         while let Some(written) = exports.try_next().await? {
@@ -82,15 +97,16 @@ async fn export_one<L: LeaseDb, B: Backend>(
     tree: &Tree,
     index: StorageIndex,
 ) -> anyhow::Result<ExportTotals> {
-    let failed = || format!("cannot export the shares of {index}");
-    for _ in 0..ATTEMPTS_MAX {
-        match try_export(store, tree, index).await {
-            // A share that was changed between the look at its row and the reading of its bytes.
-            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Vanished(_))) => {}
-            written => return written.with_context(failed),
+    let mut attempt = 1;
+    loop {
+        let written = try_export(store, tree, index).await;
+        let written = written.with_context(|| format!("cannot export the shares of {index}"))?;
+        // Perhaps they were changed between the look at their rows and the reading of their bytes.
+        if written.shares_missing == 0 || attempt == ATTEMPTS_MAX {
+            return Ok(written);
         }
+        attempt += 1;
     }
-    bail!("{}: their bytes are not in the backend; `leasehold reconcile` finds out what is lost", failed())
 }
 
 async fn try_export<L: LeaseDb, B: Backend>(
@@ -105,9 +121,14 @@ async fn try_export<L: LeaseDb, B: Backend>(
             totals.shares_there += 1;
             continue;
         }
-        write(store, tree, index, &outgoing).await?;
-        totals.shares_written += 1;
-        totals.bytes_written += outgoing.data.length_bytes;
+        match write(store, tree, index, &outgoing).await {
+            Ok(()) => {
+                totals.shares_written += 1;
+                totals.bytes_written += outgoing.data.length_bytes;
+            }
+            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Vanished(_))) => totals.shares_missing += 1,
+            Err(error) => return Err(error),
+        }
     }
     Ok(totals)
 }

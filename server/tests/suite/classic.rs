@@ -1,11 +1,16 @@
 //! Shares of Tahoe-LAFS servers. `vectors/classic` was made by `e2e/python/classic_tree.py` with the code of the released server,
 //! and `described.json` is what that server reads there.
 
+mod in_place;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use leasehold_core::accountant::Session;
+use leasehold_core::backend::Backend;
+use leasehold_core::chunk::ObjectName;
 use leasehold_core::classic::Version;
 use leasehold_core::clock::Timestamp;
 use leasehold_core::id::{ShareId, ShareNumber, StorageIndex};
@@ -115,7 +120,7 @@ async fn owner<L: LeaseDb>(db: &L, name: &str) -> Session {
     Session::on_behalf_of(account, usage)
 }
 
-async fn import_all<L: LeaseDb, B: leasehold_core::backend::Backend>(
+async fn import_all<L: LeaseDb, B: Backend>(
     pod: &Pod<L, B>,
     tree: &Tree,
     account: &str,
@@ -207,8 +212,8 @@ mod copying {
         let pod = site.pod(site.objects.clone());
         import_all(&pod, &Tree::new(&vectors()), "alice", false).await.expect("an import");
         let folder = places::folder();
-        let progress = Progress::in_log("exporting");
-        let exported = export::run(&pod.store, folder.path(), &progress).await.expect("an export");
+        let (store, progress) = (Arc::new(pod.store), Arc::new(Progress::in_log("exporting")));
+        let exported = export::run(&store, folder.path(), &progress).await.expect("an export");
         assert_eq!((exported.shares_written, exported.shares_read_only), (WHOLE, 5), "enablers are hashes by now");
         let tree = Tree::new(folder.path());
         for (id, described) in described().into_iter().filter(|(id, _)| id.storage_index != index(EMPTY)) {
@@ -220,8 +225,13 @@ mod copying {
             let least = Timestamp::from_seconds(site.now() + LEASE_DURATION_SECONDS);
             assert!(there.leases.iter().any(|lease| lease.expires_at >= least), "{id} keeps its lease");
         }
-        let again = export::run(&pod.store, folder.path(), &progress).await.expect("another export");
+        let again = export::run(&store, folder.path(), &progress).await.expect("another export");
         assert_eq!((again.shares_written, again.shares_there), (5, WHOLE - 5), "slots may have changed, buckets not");
+        // What is lost is counted, and the rest is written all the same.
+        let lost = site.db.find_share(share(4, 0)).await.expect("find_share").expect("there").locator.objects()[0];
+        site.objects.delete(&ObjectName::new(share(4, 0), lost).key()).await.expect("deleted");
+        let third = export::run(&store, folder.path(), &progress).await.expect("a third export");
+        assert_eq!((third.shares_written, third.shares_missing), (4, 1));
     }
 }
 

@@ -35,7 +35,7 @@ mod claims {
         let marks = ours.listed(MARK_FOLDER).await;
         assert_eq!(marks.len(), 1);
         let stranger = ours.store(other.db.clone(), ours.objects.clone());
-        let Claim::Foreign { theirs, ours: wanted } = stranger.claim_backend().await.expect("an answer") else {
+        let Claim::Foreign { theirs, ours: wanted, .. } = stranger.claim_backend().await.expect("an answer") else {
             panic!("it belongs to another")
         };
         assert!(theirs == marks[0].name && wanted != theirs);

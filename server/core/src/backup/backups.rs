@@ -207,9 +207,12 @@ impl<B: Backend> Backups<B> {
         for backup in &old {
             // First the manifest: what is half removed is no backup, never a damaged one.
             self.0.delete(&backup.name.manifest()).await?;
-            let names = backup.objects.iter().map(|(name, _)| ObjectKey::new(name.clone()));
-            let deletes = stream::iter(names.map(|key| async move { self.0.delete(&key).await }));
-            deletes.buffer_unordered(DELETES_AT_ONCE).try_collect::<()>().await?;
+            let mut deletes = Vec::with_capacity(backup.objects.len());
+            for (name, _) in &backup.objects {
+                let (backend, key) = (self.0.clone(), ObjectKey::new(name.clone()));
+                deletes.push(async move { backend.delete(&key).await });
+            }
+            stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE).try_collect::<()>().await?;
         }
         Ok(old.len())
     }

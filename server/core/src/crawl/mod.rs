@@ -13,6 +13,7 @@ pub mod unit;
 use std::collections::HashSet;
 
 use crate::chunk::ObjectName;
+use crate::classic::{ClassicShare, Damage};
 use crate::clock::Timestamp;
 use crate::id::{AccountId, ObjectId, ShareId, StorageIndex};
 use crate::leasedb::{Epoch, Mode, ShareRow, SlotToken};
@@ -57,6 +58,9 @@ pub struct Survey {
 /// What a slot's object says of the commit that stored it; `None` where it cannot be read as a manifest.
 pub type ReadManifest = (ObjectName, Option<Manifest>);
 
+/// What a container in the classic form says of its share, or what is wrong with it.
+pub type ReadContainer = (ObjectName, Result<ClassicShare, Damage>);
+
 /// A comparison of rows with objects, to be acted on.
 #[derive(Clone, Debug)]
 pub struct Settle {
@@ -68,6 +72,8 @@ pub struct Settle {
     pub listed: Vec<Stored>,
     /// Manifests of listed objects; where none were needed, none.
     pub manifests: Vec<ReadManifest>,
+    /// Listed containers that no row names, ascending by share.
+    pub containers: Vec<ReadContainer>,
     /// A fresh random value, for the slot if it changes.
     pub token: SlotToken,
     /// Whether only to say what would be done.
@@ -100,7 +106,7 @@ pub struct Findings {
     pub orphans: u64,
     /// Objects that had been deleted and came late: to be deleted again.
     pub late: u64,
-    /// Objects of slots without rows that cannot be read. They are kept.
+    /// Objects of slots without rows that cannot be read, and containers that cannot be read or used. They are kept.
     pub damaged: Vec<ObjectName>,
 }
 

@@ -37,7 +37,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// # Errors
     /// [`BackupError`]; what was put until then is no backup, and is removed some day.
     pub async fn back_up(&self, report: impl Fn(BackupProgress) + Sync) -> Result<Manifest> {
-        if let Some(Claim::Foreign { theirs, ours }) = self.backend_owner().await? {
+        if let Some(Claim::Foreign { theirs, ours, .. }) = self.backend_owner().await? {
             let what = "the backend".to_owned();
             return Err(BackupError::Foreign { what, theirs, whose: "the lease database", ours });
         }
@@ -105,7 +105,10 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         let epoch = self.begin_epoch(manifest).await?;
         let pages = self.backups().pages(manifest.clone())?;
         match self.db.import(Import::new(&manifest.instant, epoch), pages).await? {
-            ImportOutcome::Done => Ok(Restored { verified, epoch }),
+            ImportOutcome::Done => {
+                self.note_deployment(&self.db.deployment().await?);
+                Ok(Restored { verified, epoch })
+            }
             ImportOutcome::NotEmpty => Err(BackupError::NotEmpty),
         }
     }

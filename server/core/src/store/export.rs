@@ -9,14 +9,13 @@ use zeroize::Zeroizing;
 
 use super::{Result, ShareSlice, Store};
 use crate::backend::Backend;
-use crate::chunk::{ObjectName, StoreObject, folder};
+use crate::chunk::StoreObject;
 use crate::classic::{Container, Frame, LeaseRecord, SlotHead, Version, frame};
 use crate::id::{ShareId, ShareNumber, StorageIndex};
 use crate::leasedb::{LeaseDb, LeaseRow, ShareRow};
 use crate::secret::WriteEnabler;
 use crate::share::{ShareKind, ShareState};
 
-const LIST_AT_ONCE: usize = 1000;
 /// Classic servers give every lease this owner; 0 would be none.
 const OWNER: u32 = 1;
 
@@ -43,6 +42,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// # Errors
     /// Lease database or backend do not answer.
     pub async fn export_shares(&self, storage_index: StorageIndex) -> Result<Vec<Outgoing>> {
+        self.touch(storage_index).await?;
         let mut rows = self.db.list_shares(storage_index).await?;
         rows.retain(|row| row.state == ShareState::Stable);
         let leases = self.db.list_leases(storage_index).await?;
@@ -58,22 +58,15 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// The containers that are still there.
     async fn containers(&self, storage_index: StorageIndex) -> Result<Containers> {
         let mut containers = Containers::new();
-        let mut after = None;
-        loop {
-            let page = self.backend.list(&folder(storage_index), after.as_deref(), LIST_AT_ONCE).await?;
-            for listed in &page.objects {
-                let name = listed.name.parse::<ObjectName>().ok();
-                if let Some(name) = name.filter(|name| name.object == StoreObject::Classic)
-                    && let Ok(read) = self.read_container(name.share, listed.length_bytes).await?
-                {
-                    containers.insert(name.share.number, read);
-                }
-            }
-            after = page.next;
-            if after.is_none() {
-                return Ok(containers);
+        for stored in self.list_folder(storage_index).await? {
+            let name = stored.name;
+            if name.object == StoreObject::Classic
+                && let Ok(read) = self.read_container(name.share, stored.length_bytes).await?
+            {
+                containers.insert(name.share.number, read);
             }
         }
+        Ok(containers)
     }
 
     /// The slot's write enabler, if a container still tells it.

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 
 use super::{Payload, Result, Store, StoreError};
 use crate::accountant::Session;
@@ -91,6 +92,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         if !session.account.state.may_write() {
             return Err(StoreError::Refused(session.account.state));
         }
+        self.touch(storage_index).await?;
         let mut outcomes = Vec::new();
         let mut slot = Vec::new();
         for container in incoming {
@@ -233,8 +235,8 @@ fn slot_refusal(slot: &[&Incoming], incoming: &Incoming) -> Option<Imported> {
     (hash(first) != hash(incoming)).then_some(Imported::Refused(Refusal::OtherEnabler))
 }
 
-/// The same for the same container, so that an import that was cut off goes on; nobody else can know it, because lease
-/// secrets and what is kept of them are nobody else's.
+/// The same for the same container, so that an import that was cut off goes on. Where a container has leases, nobody else
+/// can know it; where it has none, whoever guesses it could only make the import say that the bytes differ.
 fn upload_secret(index: StorageIndex, incoming: &Incoming) -> UploadSecret {
     let mut hasher = blake3::Hasher::new_derive_key("leasehold import, upload secret v1");
     hasher.update(index.as_bytes());
@@ -276,7 +278,6 @@ impl Joined {
 
 impl Payload for Joined {
     fn read(&self, range: Range<u64>) -> ByteStream {
-        use futures_util::StreamExt;
         let overlapping = self.0.iter().filter_map(|(part, data_from, bytes)| {
             let common = crate::range::intersection(part, &range)?;
             let in_container = |at| at - part.start + data_from;

@@ -11,7 +11,8 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use super::{Result, Store, StoreError};
 use crate::backend::{Backend, BackendError};
 use crate::chunk::{ObjectName, StoreObject, folder};
-use crate::crawl::{ForgetOutcome, ReadManifest, Settle, SettleOutcome, Stored, Survey};
+use crate::classic::ClassicShare;
+use crate::crawl::{ForgetOutcome, ReadContainer, ReadManifest, Settle, SettleOutcome, Stored, Survey};
 use crate::id::{ShareId, StorageIndex};
 use crate::leasedb::{Deployment, Epoch, LeaseDb, Mode, SlotToken};
 use crate::manifest::Manifest;
@@ -119,13 +120,14 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     async fn compare(&self, index: StorageIndex, seen: Survey, dry_run: bool) -> Result<SettleOutcome> {
         let listed = self.list_folder(index).await?;
         let manifests = if needs_manifests(&seen) { self.read_manifests(&seen, &listed).await? } else { Vec::new() };
+        let containers = self.read_containers(&seen, &listed).await?;
         let token = SlotToken(self.entropy.bytes());
-        let settle = Settle { storage_index: index, seen, listed, manifests, token, dry_run };
+        let settle = Settle { storage_index: index, seen, listed, manifests, containers, token, dry_run };
         Ok(self.db.settle(settle).await?)
     }
 
     /// All objects of ours in the folder of a storage index.
-    async fn list_folder(&self, index: StorageIndex) -> Result<Vec<Stored>> {
+    pub(super) async fn list_folder(&self, index: StorageIndex) -> Result<Vec<Stored>> {
         let prefix = folder(index);
         let (mut stored, mut after) = (Vec::new(), None);
         loop {
@@ -143,6 +145,33 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
                 return Ok(stored);
             }
         }
+    }
+
+    /// The containers that no row names.
+    async fn read_containers(&self, seen: &Survey, listed: &[Stored]) -> Result<Vec<ReadContainer>> {
+        let is_named =
+            |share: ShareId| seen.shares.iter().any(|row| row.number == share.number && row.locator.is_classic());
+        let mut containers = Vec::new();
+        for stored in listed.iter().filter(|stored| stored.name.object == StoreObject::Classic) {
+            let share = stored.name.share;
+            if is_named(share) {
+                continue;
+            }
+            match self.read_container(share, stored.length_bytes).await {
+                Ok(Ok((container, leases))) => {
+                    containers.push((stored.name, Ok(ClassicShare::new(share, &container, &leases))));
+                }
+                Ok(Err(damage)) => {
+                    tracing::warn!(%share, %damage, "a container of another server is damaged; it is not served and not deleted");
+                    containers.push((stored.name, Err(damage)));
+                }
+                // Deleted since it was listed.
+                Err(StoreError::Backend(BackendError::NotFound(_))) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        containers.sort_unstable_by_key(|(name, _)| name.share.number);
+        Ok(containers)
     }
 
     /// The manifests of the newest objects, and of those that the rows name.

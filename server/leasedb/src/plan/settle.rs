@@ -5,6 +5,8 @@
 //! without rows are garbage, both only when they are old; in recovery mode, where the database may not know what was
 //! acknowledged, a slot takes its last commit from manifests, and nothing is thrown away.
 
+mod containers;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use leasehold_core::account::AccountState;
@@ -14,8 +16,9 @@ use leasehold_core::crawl::group::{Group, groups, is_empty_share, is_whole};
 use leasehold_core::crawl::slot::{Commit, SlotRows, last_commit};
 use leasehold_core::crawl::{Findings, ORPHAN_AGE_SECONDS, Settle, SettleOutcome, Stored};
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber};
-use leasehold_core::lease::LeaseTerms;
+use leasehold_core::lease::{Lease, LeaseTerms};
 use leasehold_core::leasedb::{Epoch, GarbageReason, Mode, Result, SUPERSEDED_GRACE_SECONDS, ShareRow, UNDO_SECONDS};
+use leasehold_core::secret::SecretHash;
 use leasehold_core::share::{ShareKind, ShareState};
 
 use super::{Draft, HeldBy, MERGE_AFTER_SECONDS, SlotRow, Write, counted, integer, object_names};
@@ -73,6 +76,7 @@ pub(crate) fn settle(view: SettleView, request: &Settle) -> Result<(SettleOutcom
         settling.orphans();
         settling.late_objects();
     }
+    settling.containers()?;
     let writes = if request.dry_run { Vec::new() } else { settling.draft.into_writes() };
     Ok((SettleOutcome::Settled(settling.findings), writes))
 }
@@ -119,6 +123,8 @@ struct Settling<'a> {
     shares: BTreeMap<ShareNumber, ShareRow>,
     marker: Option<ObjectName>,
     slot_has_changed: bool,
+    /// The write enabler of a slot that begins with a container.
+    begun: Option<SecretHash>,
 }
 
 impl<'a> Settling<'a> {
@@ -137,6 +143,7 @@ impl<'a> Settling<'a> {
             shares: view.shares.iter().map(|row| (row.number, row.clone())).collect(),
             marker: view.slot.as_ref().and_then(|slot| slot.marker),
             slot_has_changed: false,
+            begun: None,
         }
     }
 
@@ -174,12 +181,14 @@ impl<'a> Settling<'a> {
         (id, self.view.terms.for_days(days))
     }
 
-    /// Gives a share that had none a row and a lease.
-    fn insert(&mut self, row: ShareRow, account: AccountId) -> Result<()> {
+    /// Gives a share that had none a row and a lease, which ends at `until` at the earliest.
+    fn insert(&mut self, row: ShareRow, account: AccountId, until: Option<Timestamp>) -> Result<()> {
         let share = self.draft.share(row.number);
         self.draft.push(Write::InsertShare(share, row.kind, row.size_bytes, row.locator.clone(), self.view.now));
         let (account, terms) = self.leaseholder(account);
-        self.draft.push(Write::Lease(share, account, terms.grant(self.view.now, None)));
+        let granted = terms.grant(self.view.now, None);
+        let expires_at = until.map_or(granted.expires_at, |until| until.max(granted.expires_at));
+        self.draft.push(Write::Lease(share, account, Lease { expires_at, ..granted }));
         self.draft.add_usage(account, integer(counted(&row))?, 1, 0);
         self.scatter(&row);
         self.shares.insert(row.number, row);
@@ -287,7 +296,8 @@ impl<'a> Settling<'a> {
                     let newest =
                         locator.objects().into_iter().max_by_key(|object| object.put_id().map(|put| *put.as_bytes()));
                     let account = newest.and_then(|object| object.account()).or(commit.carrier.object.account());
-                    self.insert(row, account.unwrap_or(AccountId::STARTER))?;
+                    let until = self.container_end(&row);
+                    self.insert(row, account.unwrap_or(AccountId::STARTER), until)?;
                 }
             }
         }
@@ -364,7 +374,7 @@ impl<'a> Settling<'a> {
             }
             if let Some((copy, account)) = self.copy(&groups, number) {
                 self.findings.adopted += 1;
-                self.insert(copy, account)?;
+                self.insert(copy, account, None)?;
             }
         }
         Ok(())
@@ -392,7 +402,7 @@ impl<'a> Settling<'a> {
         }
         let mut by_share: BTreeMap<(ShareNumber, i64), Vec<ObjectName>> = BTreeMap::new();
         for name in self.there.keys().filter(|name| !named.contains(*name)) {
-            // A container of another server is never thrown away for want of a row.
+            // Containers are judged by themselves.
             let Some(group) = name.object.group().map(|group| (name.share.number, group)) else { continue };
             let row = self.shares.get(&name.share.number);
             let spared = !self.is_old(youngest[&group])
@@ -420,7 +430,9 @@ impl<'a> Settling<'a> {
         let mut by_share: BTreeMap<ShareNumber, Vec<ObjectName>> = BTreeMap::new();
         for stored in &self.request.listed {
             let name = stored.name;
-            if self.wasted.contains(&name) && !waiting.contains(&name) {
+            // The name of a container may be used again: this is not the one that was deleted.
+            let is_ours = name.object != StoreObject::Classic;
+            if is_ours && self.wasted.contains(&name) && !waiting.contains(&name) {
                 by_share.entry(name.share.number).or_default().push(name);
             }
         }

@@ -17,7 +17,7 @@ use super::load::{get, now};
 use super::sql::{Param, Uuid, call, sql};
 use super::tx::LongTx;
 use crate::columns::{damaged, mode_of, unsigned};
-use crate::export::{Dialect, IS_EMPTY, misfit, names};
+use crate::export::{Dialect, END_RUNS, IS_EMPTY, misfit, names};
 use crate::plan::integer;
 
 const DIALECT: Dialect = Dialect {
@@ -161,6 +161,7 @@ async fn finish(tx: &mut LongTx, import: &Import, recount: &Recount, now: i64) -
         );
         tx.run(&sql, &[(Box::new(floor), Type::INT8), (Box::new(skipped), Type::INT8)]).await?;
     }
+    tx.run(END_RUNS, &[]).await?;
     let (epoch, taken_at) = (integer(import.epoch.0)?, import.taken_at.seconds());
     let loss = "-- add_loss
         INSERT INTO losses (epoch, from_at, to_at)

@@ -238,16 +238,6 @@ sql!(
     WHERE l.si = $1
     ORDER BY l.shnum, l.account_id"
 );
-sql!(
-    LIST_STORAGE_INDEXES,
-    [UUID, INT8],
-    "-- list_storage_indexes
-    SELECT DISTINCT si
-    FROM shares
-    WHERE $1::uuid IS NULL OR si > $1
-    ORDER BY si
-    LIMIT $2"
-);
 // One row for each stable share, with the account's lease on it if there is one; one without a share if there is none.
 sql!(
     RENEWAL,

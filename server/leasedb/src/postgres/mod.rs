@@ -48,6 +48,7 @@ use leasehold_core::leasedb::{
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
+use leasehold_core::tub::TubConnection;
 
 pub use connect::{Authorities, PgOptions, Tls};
 pub use facts::{PgFacts, facts};
@@ -160,6 +161,10 @@ impl LeaseDb for PgLeaseDb {
         self.read_overdue_uploads(max).await
     }
 
+    async fn abandoned_uploads(&self, connection: TubConnection, max: u32) -> Result<Vec<(ShareId, ObjectId)>> {
+        self.read_abandoned_uploads(&connection, max).await
+    }
+
     async fn list_shares(&self, storage_index: StorageIndex) -> Result<Vec<ShareRow>> {
         self.read_shares(storage_index).await
     }
@@ -191,10 +196,6 @@ impl LeaseDb for PgLeaseDb {
         ends: Vec<(ShareNumber, Timestamp)>,
     ) -> Result<()> {
         self.change_prolong(storage_index, account, ends).await
-    }
-
-    async fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
-        self.read_storage_indexes(after, max).await
     }
 
     async fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {

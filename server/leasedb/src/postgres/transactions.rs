@@ -24,8 +24,8 @@ use crate::plan::{self, Held, HeldBy, View, Write, slots::SlotView, uploads::Rec
 
 use load::{
     ADVISE, CALLER, CHUNKS, FIND_SHARE, FIND_UPLOAD, GARBAGE_NAMES, HELD_SHARES, HOLDERS, LIST_LEASES, LIST_NUMBERS,
-    LIST_SHARES, LIST_STORAGE_INDEXES, LOCK_USAGE, LOCK_USAGE_OF_SLOT, NOW, READ_SLOT, RENEWAL, RESERVED_BY_ALL, SLOT,
-    UPLOADER, UPLOADER_SHARES, UPLOADS,
+    LIST_SHARES, LOCK_USAGE, LOCK_USAGE_OF_SLOT, NOW, READ_SLOT, RENEWAL, RESERVED_BY_ALL, SLOT, UPLOADER,
+    UPLOADER_SHARES, UPLOADS,
 };
 
 /// How many open reports one share may have.
@@ -278,16 +278,6 @@ impl PgLeaseDb {
     ) -> Result<()> {
         let request = Prolong { storage_index, account, ends };
         self.change("prolong_leases", Some(storage_index), &request, |tx, request| Box::pin(prolong(tx, request))).await
-    }
-
-    pub(super) async fn read_storage_indexes(
-        &self,
-        after: Option<StorageIndex>,
-        max: u32,
-    ) -> Result<Vec<StorageIndex>> {
-        let call = call!(LIST_STORAGE_INDEXES, after.map(si), i64::from(max));
-        let rows = self.query("list_storage_indexes", call).await?;
-        rows.iter().map(|row| load::storage_index(row, 0)).collect()
     }
 
     pub(super) async fn read_slot_snapshot(&self, index: StorageIndex) -> Result<SlotSnapshot> {

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Tx, connect, run, spawn, unavailable};
 use crate::columns::unsigned;
-use crate::export::{Dialect, IS_EMPTY, misfit, names};
+use crate::export::{Dialect, END_RUNS, IS_EMPTY, misfit, names};
 use crate::plan::integer;
 
 /// How many pages may wait for whoever reads or writes them.
@@ -205,6 +205,7 @@ impl Tx<'_> {
             );
             self.execute(&sql, (name, floor, integer(import.numbers_skipped)?))?;
         }
+        self.execute(END_RUNS, [])?;
         let loss = "-- add_loss
             INSERT INTO losses (epoch, from_at, to_at)
             VALUES (?1, ?2, ?3)";

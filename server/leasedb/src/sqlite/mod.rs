@@ -43,6 +43,7 @@ use leasehold_core::leasedb::{
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
+use leasehold_core::tub::TubConnection;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
@@ -281,6 +282,10 @@ impl LeaseDb for SqliteLeaseDb {
         self.read(move |tx| tx.overdue_uploads(max)).await
     }
 
+    async fn abandoned_uploads(&self, connection: TubConnection, max: u32) -> Result<Vec<(ShareId, ObjectId)>> {
+        self.read(move |tx| tx.abandoned_uploads(&connection, max)).await
+    }
+
     async fn list_shares(&self, storage_index: StorageIndex) -> Result<Vec<ShareRow>> {
         self.read(move |tx| tx.list_shares(storage_index)).await
     }
@@ -312,10 +317,6 @@ impl LeaseDb for SqliteLeaseDb {
         ends: Vec<(ShareNumber, Timestamp)>,
     ) -> Result<()> {
         self.write(move |tx| tx.prolong_leases(storage_index, account, &ends)).await
-    }
-
-    async fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
-        self.read(move |tx| tx.list_storage_indexes(after, max)).await
     }
 
     async fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {

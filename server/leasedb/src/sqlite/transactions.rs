@@ -10,6 +10,8 @@ use leasehold_core::leasedb::{
     Relocate, RenewOutcome, Result, SlotSnapshot,
 };
 use leasehold_core::share::{ShareKind, ShareState};
+use leasehold_core::tub::TubConnection;
+use rusqlite::Row;
 
 use super::Tx;
 use crate::columns::{kind_number, lease_of, names_of, unsigned};
@@ -75,10 +77,16 @@ impl Tx<'_> {
             WHERE deadline <= ?1
             ORDER BY deadline
             LIMIT ?2";
-        self.query(sql, (self.now_seconds(), max), |row| {
-            let index = StorageIndex::new(row.get(0)?);
-            Ok((ShareId::new(index, ShareNumber::new(row.get(1)?)), ObjectId::new(row.get(2)?)))
-        })
+        self.query(sql, (self.now_seconds(), max), upload_key)
+    }
+
+    pub(super) fn abandoned_uploads(&self, connection: &TubConnection, max: u32) -> Result<Vec<(ShareId, ObjectId)>> {
+        let sql = "-- abandoned_uploads
+            SELECT si, shnum, upload_id
+            FROM uploads
+            WHERE tub_id = ?1 AND connection_id <> ?2
+            LIMIT ?3";
+        self.query(sql, (connection.tub_id.0, connection.id, max), upload_key)
     }
 
     pub(super) fn list_numbers(&self, storage_index: StorageIndex, kind: ShareKind) -> Result<Vec<ShareNumber>> {
@@ -140,17 +148,6 @@ impl Tx<'_> {
         self.apply(((), plan::prolong(&self.view(storage_index, account)?, storage_index, ends)))
     }
 
-    pub(super) fn list_storage_indexes(&self, after: Option<StorageIndex>, max: u32) -> Result<Vec<StorageIndex>> {
-        let sql = "-- list_storage_indexes
-            SELECT DISTINCT si
-            FROM shares
-            WHERE si > ?1
-            ORDER BY si
-            LIMIT ?2";
-        let after: &[u8] = after.as_ref().map_or(&[], |index| index.as_bytes());
-        self.query(sql, (after, max), |row| Ok(StorageIndex::new(row.get(0)?)))
-    }
-
     pub(super) fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
         let rows = self.list_shares(storage_index)?;
         let (shares, immutable): (Vec<_>, Vec<_>) = rows.into_iter().partition(|r| r.kind == ShareKind::Mutable);
@@ -203,6 +200,12 @@ impl Tx<'_> {
         );
         self.execute(sql, params).map(drop)
     }
+}
+
+/// Share and id of an upload of `si, shnum, upload_id`.
+fn upload_key(row: &Row<'_>) -> rusqlite::Result<(ShareId, ObjectId)> {
+    let index = StorageIndex::new(row.get(0)?);
+    Ok((ShareId::new(index, ShareNumber::new(row.get(1)?)), ObjectId::new(row.get(2)?)))
 }
 
 fn has_lost(view: &View, number: ShareNumber) -> bool {

@@ -16,6 +16,7 @@ use crate::store::site::Site;
 
 const BACKUPS: usize = 6;
 const CLIENTS: u8 = 4;
+const BYTES: &[u8] = b"some bytes of a mutable share";
 
 on_every_ground! {
     a_backup_amid_uploads_writes_renewals_and_removals_is_one_instant,
@@ -23,16 +24,17 @@ on_every_ground! {
 
 async fn a_backup_amid_uploads_writes_renewals_and_removals_is_one_instant<G: Ground>() {
     let seed = seed();
-    let (site, other) = (Arc::new(Site::<G>::make().await), Site::<G>::make().await);
+    let (site, other) = (Site::<G>::make().await, Site::<G>::make().await);
     let pod = site.pod(site.objects.clone());
     pod.store.claim_backend().await.expect("claimed");
     let done = Arc::new(AtomicBool::new(false));
-    let clients = (0..CLIENTS).map(|client| {
-        let (site, done) = (site.clone(), done.clone());
-        tokio::spawn(async move {
+    let mut clients = Vec::new();
+    for client in 0..CLIENTS {
+        let me = site.account(&format!("client {client}")).await;
+        let friend = site.account(&format!("friend {client}")).await;
+        let (pod, done) = (site.far_pod().await, done.clone());
+        clients.push(tokio::spawn(async move {
             let mut random = StdRng::seed_from_u64(seed + u64::from(client));
-            let pod = site.far_pod().await;
-            let (me, friend) = (site.account(&format!("c{client}")).await, site.account(&format!("f{client}")).await);
             let mut operations = 0u32;
             while !done.load(Ordering::SeqCst) || operations < 20 {
                 // Each client has storage indexes of its own, so that all of its operations succeed.
@@ -41,18 +43,15 @@ async fn a_backup_amid_uploads_writes_renewals_and_removals_is_one_instant<G: Gr
                 match random.random_range(0..5) {
                     0 | 1 if pod.has(ShareKind::Immutable, bucket).await => {}
                     0 | 1 => pod.upload(&me, bucket, &pattern(0..random.random_range(1..300))).await,
-                    2 => {
-                        pod.write_slot(&me, slot, &b"some bytes of a mutable share"[random.random_range(0..20)..]).await
-                    }
+                    2 => pod.write_slot(&me, slot, &BYTES[random.random_range(0..20)..]).await,
                     3 if pod.has(ShareKind::Mutable, slot).await => remove(&pod, &me, slot).await,
                     _ => drop(pod.store.renew_leases(&friend, bucket.storage_index).await),
                 }
                 operations += 1;
             }
             operations
-        })
-    });
-    let clients: Vec<_> = clients.collect();
+        }));
+    }
     let mut last = None;
     for _ in 0..BACKUPS {
         let backup = back_up(&pod.store).await;

@@ -78,6 +78,13 @@ impl<G: Ground> Site<G> {
         Pod { store: self.store(self.ground.open_db(&self.clock).await, self.ground.open_objects()) }
     }
 
+    /// A far pod that knows whether the lease database recovers.
+    pub async fn told_pod(&self) -> Pod<G::Db, G::Objects> {
+        let pod = self.far_pod().await;
+        pod.store.refresh_space().await.expect("told");
+        pod
+    }
+
     /// What the backend has under a prefix.
     pub async fn listed(&self, prefix: &str) -> Vec<ListedObject> {
         let page = self.objects.list(prefix, None, 10_000).await.expect("list");
@@ -129,7 +136,8 @@ impl<G: Ground> Site<G> {
         assert!(named.is_empty(), "rows name what is not there: {named:?}");
     }
 
-    async fn assert_usage(&self, accounts: &[&str], indexes: &[StorageIndex]) {
+    /// Usage equals a recount.
+    pub async fn assert_usage(&self, accounts: &[&str], indexes: &[StorageIndex]) {
         for name in accounts {
             let id = self.db.find_account((*name).to_owned()).await.expect("find_account").expect("there").id;
             let (mut used, mut reserved) = (0, 0);

@@ -13,11 +13,13 @@ use crate::backup::row::Row;
 use crate::backup::table::{ACCOUNT_USAGE, ACCOUNTS, Page, Role, TABLES, index_of};
 use crate::backup::{IN_FLIGHT_SECONDS, Import, ImportOutcome, Instant};
 use crate::clock::{Clock, Timestamp};
+use crate::expiry::{ExpireLeases, ExpireOutcome, ExpirePolicy};
 use crate::id::AccountId;
+use crate::lease::DAY_SECONDS;
 use crate::leasedb::{
     AccountChange, Advisory, CreateOutcome, Epoch, LeaseDb, LeaseDbError, Mode, SUPERSEDED_GRACE_SECONDS, UNDO_SECONDS,
 };
-use crate::run::{BeginRun, RunKind};
+use crate::run::{BeginRun, BeginRunOutcome, FinishRun, Run, RunId, RunKind, RunState, Totals};
 use crate::share::ShareKind;
 use crate::testing::values::{credential, share_id, storage_index};
 
@@ -53,6 +55,13 @@ async fn furnished<M: MakeLeaseDb>() -> (Bench<M::Db>, AccountId) {
     bench.set(bob, AccountChange { state, message: Some("pay".to_owned()), ..AccountChange::default() }).await;
     assert!(bench.db.rotate_credential(alice, credential("alice 2"), 3600).await.expect("rotated"));
     assert!(bench.db.close_account(carol, None).await.expect("closed"));
+    // A share whose only lease ends.
+    bench.bucket_share(alice, share_id(7, 0), 70).await;
+    bench.clock.advance(40 * DAY_SECONDS);
+    let leases = bench.db.lease_page(None, 10).await.expect("lease_page").leases;
+    let expire = ExpireLeases { run: RunId(1), policy: ExpirePolicy::default(), epoch: FIRST_EPOCH, leases };
+    let expired = bench.db.expire_leases(expire).await.expect("expire_leases");
+    assert!(matches!(expired, ExpireOutcome::Removed { unleased: 1, .. }), "{expired:?}");
     for number in 0..4 {
         bench.bucket_share(alice, share_id(1, number), 100 + u64::from(number)).await;
     }
@@ -69,7 +78,15 @@ async fn furnished<M: MakeLeaseDb>() -> (Bench<M::Db>, AccountId) {
     let advisory = Advisory { share: share_id(1, 0), kind: ShareKind::Immutable, account: alice, reason };
     bench.db.advise(advisory).await.expect("advise");
     let begin = BeginRun { kind: RunKind::Audit, dry_run: true, policy: "all".to_owned() };
-    bench.db.begin_run(begin).await.expect("begin_run");
+    let begun = bench.db.begin_run(begin).await.expect("begin_run");
+    let BeginRunOutcome::Begun(Run { id, .. }) = begun else { panic!("{begun:?}") };
+    let end = FinishRun { id, state: RunState::Done, totals: Totals::default(), reason: String::new() };
+    assert!(bench.db.finish_run(end).await.expect("finish_run"));
+    // Leased by nobody any more; and removed, with what puts it back.
+    bench.bucket_share(alice, share_id(7, 0), 10).await;
+    bench.end_leases(share_id(7, 0)).await;
+    bench.write(alice, storage_index(8), &[(0, Some(10)), (1, Some(10))]).await;
+    bench.write(alice, storage_index(8), &[(0, None)]).await;
     (bench, alice)
 }
 
@@ -81,7 +98,7 @@ pub async fn an_export_fills_an_empty_database_exactly<M: MakeLeaseDb>() {
         assert!(before.contains_key(table.name), "the case has nothing in {}", table.name);
     }
     let other = Bench::new::<M>().await;
-    other.clock.advance(bench.clock.now().seconds() - other.clock.now().seconds() + 60);
+    other.clock.advance(40 * DAY_SECONDS + 60);
     assert!(other.db.is_empty().await.expect("is_empty") && !bench.db.is_empty().await.expect("is_empty"));
     assert_eq!(fill(&*other.db, &instant, 7, pages).await.expect("import"), ImportOutcome::Done);
     let (restored, pages) = export(&*other.db).await;
@@ -166,6 +183,21 @@ pub async fn numbers_go_on_behind_all_that_may_have_been_given_away<M: MakeLease
     given.sort_unstable();
     given.dedup();
     assert_eq!(given.len(), count, "no number twice: {given:?}");
+}
+
+pub async fn a_run_that_was_under_way_is_over<M: MakeLeaseDb>() {
+    let (bench, _) = furnished::<M>().await;
+    let begin = || BeginRun { kind: RunKind::Backup, dry_run: false, policy: String::new() };
+    // As every backup is: part of itself.
+    bench.db.begin_run(begin()).await.expect("begin_run");
+    let (instant, pages) = export(&*bench.db).await;
+    let other = Bench::new::<M>().await;
+    fill(&*other.db, &instant, 7, pages).await.expect("import");
+    let run = other.db.list_runs(Some(RunKind::Backup), 1).await.expect("list_runs").remove(0);
+    assert_eq!((run.state, run.finished_at), (RunState::Abandoned, Some(run.alive_at)));
+    assert!(run.reason.contains("restored"), "{}", run.reason);
+    let next = other.db.begin_run(begin()).await.expect("begin_run");
+    assert!(matches!(next, BeginRunOutcome::Begun(begun) if begun.id > run.id), "nothing to wait for");
 }
 
 pub async fn an_export_is_one_instant_however_long_it_takes<M: MakeLeaseDb>() {

@@ -201,18 +201,3 @@ pub async fn a_lease_is_prolonged_and_never_made_nor_shortened<M: MakeLeaseDb>()
     assert_eq!(bench.db.list_leases(index).await.expect("list_leases").len(), 1, "there was none to prolong");
     bench.audit(&[alice, bob], &[index]).await;
 }
-
-pub async fn storage_indexes_are_listed_in_pages<M: MakeLeaseDb>() {
-    let bench = Bench::new::<M>().await;
-    let alice = bench.account("alice", None).await;
-    let list = async |after, max| bench.db.list_storage_indexes(after, max).await.expect("list_storage_indexes");
-    assert!(list(None, 10).await.is_empty());
-    // Below and above the middle, where signed bytes would turn round.
-    for index in [200, 7, 127, 128, 0] {
-        bench.bucket_share(alice, share_id(index, 0), 100).await;
-        bench.bucket_share(alice, share_id(index, 1), 100).await;
-    }
-    assert_eq!(list(None, 2).await, [0, 7].map(storage_index));
-    assert_eq!(list(Some(storage_index(7)), 2).await, [127, 128].map(storage_index));
-    assert_eq!(list(Some(storage_index(128)), 9).await, [storage_index(200)]);
-}
