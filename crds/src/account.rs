@@ -40,7 +40,6 @@ pub use status::{AccountCredential, AccountEffective, AccountStatus, AccountUsag
 )]
 #[schemars(extend("x-kubernetes-validations" = [
     { "rule": "self.serverRef == oldSelf.serverRef", "message": "serverRef cannot be changed, because the account's shares are there; make another Account"},
-    { "rule": "has(self.adopt) == has(oldSelf.adopt) && (!has(self.adopt) || self.adopt == oldSelf.adopt)", "message": "adopt can only be set when the Account is made; delete this Account and make it anew"},
 ]))]
 #[serde(rename_all = "camelCase")]
 pub struct AccountSpec {
@@ -71,9 +70,6 @@ pub struct AccountSpec {
     /// What becomes of its leases when it is deleted.
     #[serde(default)]
     pub deletion: Deletion,
-    /// Takes over an account that was deleted with `Retain`. Only when the Account is made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub adopt: Option<Adopt>,
 }
 
 /// A StorageServer.
@@ -268,18 +264,9 @@ pub struct Deletion {
 /// What becomes of an account's leases when it is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// They stay and age; the account can be adopted.
+    /// They stay and age.
     #[default]
     Retain,
     /// They end soon.
     Release,
-}
-
-/// An account that was deleted with `Retain`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-pub struct Adopt {
-    /// Its `status.accountID`, as its deletion's Event said.
-    #[serde(rename = "accountID")]
-    #[schemars(regex(pattern = "^[0-9]{1,10}$"))]
-    pub account_id: String,
 }

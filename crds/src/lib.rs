@@ -15,8 +15,8 @@ use kube::CustomResourceExt;
 
 pub use account::{
     Access, Account, AccountClient, AccountCredential, AccountCredentials, AccountEffective, AccountLeases,
-    AccountSpec, AccountStatus, AccountUsage, Administrative, Adopt, Binding, CredentialState, Deletion,
-    DeletionPolicy, LeaseMode, ObjectMetadata, Quota, ServerRef,
+    AccountSpec, AccountStatus, AccountUsage, Administrative, Binding, CredentialState, Deletion, DeletionPolicy,
+    LeaseMode, ObjectMetadata, Quota, ServerRef,
 };
 pub use common::{ConfigMapKeyRef, LocalRef, SecretKeyRef};
 pub use lease_database::{
@@ -49,9 +49,6 @@ pub const RECONCILE_AT: &str = "leasehold.dev/reconcile-at";
 pub const DELETION_PROTECTION: &str = "leasehold.dev/deletion-protection";
 /// Annotation of an Account: its own `status.accountID` ends its deletion without the lease database.
 pub const FORCE_FINALIZE: &str = "leasehold.dev/force-finalize";
-/// Annotation of an Account with `Retain`: `"true"` keeps the Secret when the Account is deleted.
-pub const KEEP_SECRET: &str = "leasehold.dev/keep-secret";
-
 /// All kinds, as the API server wants to know them.
 pub fn all() -> Vec<CustomResourceDefinition> {
     vec![StorageBackend::crd(), LeaseDatabase::crd(), StorageServer::crd(), Account::crd()]

@@ -1,10 +1,10 @@
-"""Runs the genuine Tahoe-LAFS HTTP storage server on loopback.
+"""Runs the genuine Tahoe-LAFS storage server on loopback, over HTTPS and over Foolscap.
 
 Usage: storage_server.py DIR
 
 It is the server of the installed `tahoe-lafs`, nothing of it is replaced; only the node around it (introducer,
 web pages, log files) is left out, which makes it a little faster than a whole node. Prints one line of JSON with
-the NURL when it accepts connections and stops at SIGTERM.
+the NURL and the FURL when it accepts connections and stops at SIGTERM. Each protocol has a port of its own.
 """
 
 import datetime
@@ -19,10 +19,11 @@ from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.python.filepath import FilePath
+from foolscap.api import Tub
 
 from allmydata import __version__
 from allmydata.storage.http_server import HTTPServer, listen_tls
-from allmydata.storage.server import StorageServer
+from allmydata.storage.server import FoolscapStorageServer, StorageServer
 
 
 def write_certificate(key_path, certificate_path):
@@ -50,9 +51,15 @@ def main():
     storage = StorageServer(os.path.join(directory, "storage"), b"\x00" * 20)
     server = HTTPServer(reactor, storage, b"referenceswissnum")
 
+    tub = Tub(certFile=os.path.join(directory, "node.pem"))
+    tub.startService()
+    listener = tub.listenOn("tcp:0:interface=127.0.0.1")
+
     def announce(result):
         nurl, _port = result
-        print(json.dumps({"nurl": nurl.to_text(), "version": __version__}), flush=True)
+        tub.setLocation("tcp:127.0.0.1:%d" % (listener.getPortnum(),))
+        furl = tub.registerReference(FoolscapStorageServer(storage), name="referenceswissnum")
+        print(json.dumps({"nurl": nurl.to_text(), "furl": furl, "version": __version__}), flush=True)
 
     def failed(failure):
         failure.printTraceback(sys.stderr)

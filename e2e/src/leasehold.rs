@@ -163,14 +163,21 @@ impl Server {
 
     /// Starts the server again on the port it had. Its addresses must be the same as before.
     pub fn restart(&mut self) -> Result<()> {
+        let before = self.announcement.credentials.clone();
+        self.begin_anew()?;
+        let now = &self.announcement.credentials;
+        ensure!(now.nurl == before.nurl, "{} has another NURL after a restart", self.name);
+        ensure!(now.furl == before.furl, "{} has another FURL after a restart", self.name);
+        Ok(())
+    }
+
+    /// Starts the server on the port it had, with whatever data it has now; its first account may be another.
+    pub fn begin_anew(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} still runs", self.name);
         let listen = self.announcement.listen.clone();
         // Another process may hold the port for a moment as the source of a connection.
         let (process, announcement) =
             wait_until("the server is up again", START_TIMEOUT, || launch(&self.name, &self.root, &listen).map(Some))?;
-        let before = &self.announcement.credentials;
-        ensure!(announcement.credentials.nurl == before.nurl, "{} has another NURL after a restart", self.name);
-        ensure!(announcement.credentials.furl == before.furl, "{} has another FURL after a restart", self.name);
         self.announcement = announcement;
         self.process = Some(process);
         Ok(())

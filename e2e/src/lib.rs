@@ -1,7 +1,8 @@
 //! What the end-to-end tests, the benchmark and the developer tool share.
 //!
-//! The server is always the released program, started as a process; nothing here links against its packages. The
-//! client is the released Tahoe-LAFS, in a Python environment of the tests' own.
+//! The server is always the released program, started as a process; nothing here links against its packages, but for the
+//! wire of the old protocol, of which there is one implementation. The client is the released Tahoe-LAFS, in a Python
+//! environment of the tests' own.
 
 // Processes and sockets live in real time; no rule of the protocol is decided here.
 #![allow(clippy::disallowed_methods)]
@@ -10,6 +11,7 @@ pub mod bench;
 pub mod checker;
 pub mod cluster;
 pub mod dev;
+pub mod foolscap;
 pub mod gbs;
 pub mod history;
 pub mod image;

@@ -26,6 +26,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct PythonServer {
     process: Process,
     nurl: Nurl,
+    furl: String,
     storage: PathBuf,
 }
 
@@ -38,6 +39,7 @@ pub fn storage_of(name: &str, parent: &Path) -> PathBuf {
 #[derive(Deserialize)]
 struct Announcement {
     nurl: String,
+    furl: String,
     version: String,
 }
 
@@ -68,7 +70,8 @@ impl PythonServer {
         let line = line.with_context(|| process.log_tail())?;
         let announcement: Announcement = serde_json::from_str(&line).with_context(|| format!("printed {line:?}"))?;
         ensure!(announcement.version == VERSION, "reference is {}, not {VERSION}", announcement.version);
-        Ok(Self { process, nurl: announcement.nurl.parse()?, storage: storage_of(name, parent) })
+        let (nurl, storage) = (announcement.nurl.parse()?, storage_of(name, parent));
+        Ok(Self { process, nurl, furl: announcement.furl, storage })
     }
 
     /// The address of its only account.
@@ -99,6 +102,11 @@ impl PythonServer {
     /// If it cannot be ended.
     pub fn stop(self) -> Result<()> {
         self.process.kill()
+    }
+
+    /// The same for clients of Foolscap.
+    pub fn furl(&self) -> &str {
+        &self.furl
     }
 
     /// The id of the process.

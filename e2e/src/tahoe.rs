@@ -54,6 +54,15 @@ impl Format {
     }
 }
 
+/// What a client and its servers speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// What released clients speak by themselves.
+    Https,
+    /// What old clients speak, and newer ones when they are told to.
+    Foolscap,
+}
+
 /// What a check is to do beside counting shares.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Check {
@@ -98,6 +107,15 @@ impl Client {
         let mut command = self.venv.python();
         command.arg("-c").arg(MERGE).arg(target).args(files.iter().map(AsRef::as_ref));
         run_ok(&mut command, NODE_TIMEOUT).map(|_| ())
+    }
+
+    /// Makes the node speak this protocol; takes effect at its next start.
+    pub fn speak(&self, protocol: Protocol) -> Result<()> {
+        let path = self.directory.join("tahoe.cfg");
+        let config = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let line = format!("[client]\nforce_foolscap = {}\n", protocol == Protocol::Foolscap);
+        ensure!(config.matches("[client]\n").count() == 1, "no place for a setting in {}", path.display());
+        Ok(fs::write(&path, config.replace("[client]\n", &line))?)
     }
 
     /// Starts the node and waits until it is connected to `servers` servers.

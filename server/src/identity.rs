@@ -9,11 +9,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use leasehold_core::id::base32;
 use leasehold_identity::{IdentityTexts, PublicIdentity};
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use sha1::{Digest, Sha1};
+
+use crate::client_certificate::AnyProvenKey;
 
 /// A server's identity.
 #[derive(Clone)]
@@ -63,14 +69,35 @@ impl Identity {
     /// # Errors
     /// The key cannot sign.
     pub fn tls_config(&self) -> anyhow::Result<rustls::ServerConfig> {
+        self.tls_config_with(|_| rustls::server::WebPkiClientVerifier::no_client_auth())
+    }
+
+    /// The same for Foolscap, whose clients prove who they are (`foolscap.md` 2).
+    ///
+    /// # Errors
+    /// The key cannot sign.
+    pub fn foolscap_tls_config(&self) -> anyhow::Result<rustls::ServerConfig> {
+        self.tls_config_with(|algorithms| Arc::new(AnyProvenKey::new(algorithms)))
+    }
+
+    /// Whether the tub id is that of the certificate: clients of Foolscap accept no other.
+    pub fn proves_tub_id(&self) -> bool {
+        self.public.tub_id == base32().encode(&Sha1::digest(&self.certificate))
+    }
+
+    fn tls_config_with(
+        &self,
+        clients: impl FnOnce(WebPkiSupportedAlgorithms) -> Arc<dyn ClientCertVerifier>,
+    ) -> anyhow::Result<rustls::ServerConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let clients = clients(provider.signature_verification_algorithms);
         let key = provider.key_provider.load_private_key(self.key.clone_key()).context("cannot use the TLS key")?;
         // Not `with_single_cert`: that refuses the X.509 version 1 certificates of Python nodes that move here.
         let certified = Arc::new(CertifiedKey::new(vec![self.certificate.clone()], key));
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .context("no TLS version is left")?
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_cert_resolver(Arc::new(OneCertificate(certified)));
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -131,6 +158,8 @@ mod tests {
         let loaded = Identity::load_or_create(&path).expect("loaded");
         assert_eq!(made.public, loaded.public);
         made.tls_config().expect("usable");
+        made.foolscap_tls_config().expect("usable");
+        assert!(made.proves_tub_id());
         let other = IdentityTexts::generate().expect("made");
         fs::write(path.join("tls.key"), other.tls_key.as_bytes()).expect("written");
         assert!(Identity::load(&path).is_err(), "a key that does not belong to the certificate");

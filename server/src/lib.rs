@@ -1,4 +1,4 @@
-//! The Leasehold server: the storage protocol of Tahoe-LAFS over HTTPS, for accounts.
+//! The Leasehold server: the storage protocols of Tahoe-LAFS, over HTTPS and Foolscap, for accounts.
 //!
 //! Thin by intent. What a share, a lease or an account is, `leasehold-core` knows; this crate turns requests into calls
 //! on its `Store` and answers into bytes, and wires the parts together.
@@ -8,6 +8,7 @@ pub mod admin;
 pub mod backend;
 pub mod check;
 pub mod cli;
+pub mod client_certificate;
 pub mod datadir;
 pub mod frontend;
 pub mod identity;

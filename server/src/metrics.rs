@@ -22,12 +22,25 @@ struct EndpointLabel {
     endpoint: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CallLabels {
+    method: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MethodLabel {
+    method: &'static str,
+}
+
 /// The server's counters.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     durations: Family<EndpointLabel, Histogram, fn() -> Histogram>,
+    calls: Family<CallLabels, Counter>,
+    call_durations: Family<MethodLabel, Histogram, fn() -> Histogram>,
     /// 1 while the server is coming to its end.
     pub draining: Gauge,
     /// Connections open now.
@@ -58,6 +71,14 @@ impl Default for Metrics {
             "Time from a request's head to its response's head",
             durations.clone(),
         );
+        let calls = Family::default();
+        registry.register("foolscap_calls", "Calls answered", calls.clone());
+        let call_durations = Family::new_with_constructor(histogram);
+        registry.register(
+            "foolscap_call_duration_seconds",
+            "Time from a call's turn to its answer",
+            call_durations.clone(),
+        );
         let draining = Gauge::default();
         registry.register("draining", "Whether the server is coming to its end", draining.clone());
         let connections = Gauge::default();
@@ -82,6 +103,8 @@ impl Default for Metrics {
             registry,
             requests,
             durations,
+            calls,
+            call_durations,
             draining,
             connections,
             refused_connections,
@@ -104,6 +127,13 @@ impl Metrics {
     pub fn observe_request(&self, endpoint: &'static str, status: StatusCode, duration: Duration) {
         self.requests.get_or_create(&RequestLabels { endpoint, code: status.as_u16() }).inc();
         self.durations.get_or_create(&EndpointLabel { endpoint }).observe(duration.as_secs_f64());
+    }
+
+    /// Counts a Foolscap call that was answered.
+    pub fn observe_call(&self, method: &'static str, ok: bool, duration: Duration) {
+        let outcome = if ok { "answered" } else { "failed" };
+        self.calls.get_or_create(&CallLabels { method, outcome }).inc();
+        self.call_durations.get_or_create(&MethodLabel { method }).observe(duration.as_secs_f64());
     }
 
     /// The text that Prometheus reads.

@@ -105,7 +105,7 @@ pub(crate) fn foreign(theirs: &str, ours: &str, silent_seconds: Option<i64>) -> 
             SILENCE_SECONDS - seconds
         ),
         _ => "use an empty S3 bucket or prefix, or the database that knows what is in this one; if that is lost, run \
-              `leasehold restore` on an empty one, or start with one that has no accounts yet"
+              `leasehold restore` on an empty one"
             .to_owned(),
     };
     format!(

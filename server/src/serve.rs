@@ -22,6 +22,7 @@ use crate::accounts::{Accounts, FIRST_ACCOUNT, Handout};
 use crate::admin::Admin;
 use crate::datadir::{DataDir, Published};
 use crate::frontend::body::BodyLimits;
+use crate::frontend::foolscap::{FoolscapPort, PortOptions};
 use crate::frontend::gbs::{Gbs, Limits};
 use crate::identity::Identity;
 use crate::jobs::{schedule, scheduled};
@@ -91,7 +92,7 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
     let admin_socket = bind(config.server.admin_listen).await?;
     let (listen, admin) = (socket.local_addr()?, admin_socket.local_addr()?);
     let advertise = config.server.advertise.clone().unwrap_or_else(|| reachable(listen));
-    let published = Published { advertise, nickname: config.server.nickname.clone() };
+    let published = Published { advertise: advertise.clone(), nickname: config.server.nickname.clone() };
     data.publish(&published)?;
     data.make_spool()?;
     // Before there is any account: a new lease database may have to take over an old backend.
@@ -108,9 +109,20 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
         idle: Duration::from_secs(config.limits.idle_timeout_seconds),
         stall: Duration::from_secs(config.limits.stall_timeout_seconds),
     };
+    if !identity.proves_tub_id() {
+        tracing::warn!("tls.crt is not the certificate that the tub id was made of: Foolscap clients will refuse it");
+    }
+    let port = PortOptions {
+        identity: &identity,
+        advertise: &advertise,
+        deadlines,
+        upload_idle_seconds: i64::from(config.uploads.idle_timeout_seconds),
+    };
+    let foolscap = FoolscapPort::new(store.clone(), accountant.clone(), &port, metrics.clone())?;
     let clients = Listener {
         handler: Arc::new(gbs.clone()),
         tls: Some(TlsAcceptor::from(Arc::new(identity.tls_config()?))),
+        clear_text: Some(Arc::new(foolscap.clone())),
         deadlines,
         connections_max: config.limits.connections_max,
         metrics: metrics.clone(),
@@ -118,6 +130,7 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
     let admin_listener = Listener {
         handler: Arc::new(Admin::new(store.clone(), config.server.nickname.clone(), metrics.clone(), ready.clone())),
         tls: None,
+        clear_text: None,
         deadlines,
         connections_max: ADMIN_CONNECTIONS_MAX,
         metrics: Arc::new(Metrics::default()),
@@ -125,7 +138,10 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
     let jobs = scheduled(&config, &store).into_iter();
     let jobs: Vec<_> =
         jobs.map(|job| schedule::keep(store.db().clone(), job, metrics.clone(), drain.clone())).collect();
+    let following = foolscap.clone();
+    let follow = drain.clone();
     let mut background = vec![
+        tokio::spawn(async move { following.follow(follow).await }),
         tokio::spawn(keep_accounts(accountant, store.clone(), metrics.clone(), drain.clone())),
         tokio::spawn(keep_space(store.clone(), metrics.clone(), drain.clone())),
         tokio::spawn(keep_beating(store.clone(), metrics.clone(), drain.clone())),
@@ -138,6 +154,7 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
         let ended = async {
             clients.run(socket, ending.clone()).await;
             gbs.finish().await;
+            foolscap.finish().await;
             ending.stop();
             for task in background {
                 drop(task.await);

@@ -116,10 +116,30 @@ impl Sample {
 }
 
 /// The window in which operations count.
-#[derive(Clone, Copy)]
-struct Window {
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
     start: Instant,
     end: Instant,
+}
+
+/// The window, once all are connected.
+pub type Announced = tokio::sync::watch::Receiver<Option<Window>>;
+
+impl Window {
+    /// Whether operations may still begin.
+    pub fn is_open(&self) -> bool {
+        Instant::now() < self.end
+    }
+
+    /// Counts an operation that began at this time and has just ended.
+    pub fn count(&self, sample: &mut Sample, began: Instant, bytes: u64) {
+        let now = Instant::now();
+        if now >= self.start && now < self.end {
+            sample.operations += 1;
+            sample.bytes += bytes;
+            sample.latencies.push(u32::try_from((now - began).as_micros()).unwrap_or(u32::MAX));
+        }
+    }
 }
 
 /// A process that is loaded, and its address.
@@ -139,20 +159,36 @@ type Placed = (usize, Box<dyn Worker>);
 /// # Errors
 /// If a worker fails or a process ends.
 pub fn run(loaded: &[Loaded], workers: Vec<Box<dyn Worker>>, shape: Shape) -> Result<Sample> {
-    let threads = shape.threads.min(workers.len()).max(1);
-    let mut shares: Vec<Vec<Placed>> = (0..threads).map(|_| Vec::new()).collect();
-    for (number, worker) in workers.into_iter().enumerate() {
-        shares[number % threads].push((number % loaded.len(), worker));
-    }
+    let places = (0..workers.len()).map(|number| number % loaded.len());
     let nurls: Vec<Nurl> = loaded.iter().map(|one| one.nurl.clone()).collect();
-    let cpu_time = || loaded.iter().map(|one| process_stat::cpu_time(one.pid)).sum::<Result<Duration>>();
+    let pids: Vec<u32> = loaded.iter().map(|one| one.pid).collect();
+    let generate = move |share, connected: &_, window| generate(&nurls, share, connected, window);
+    measure(&pids, places.zip(workers).collect(), shape, generate)
+}
+
+/// Lets threads work, each with its share of the `workers`, and measures what these processes use meanwhile.
+///
+/// # Errors
+/// If a thread fails or a process ends.
+pub fn measure<W: Send + 'static>(
+    pids: &[u32],
+    workers: Vec<W>,
+    shape: Shape,
+    generate: impl Fn(Vec<W>, &Barrier, Announced) -> Result<Sample> + Clone + Send + 'static,
+) -> Result<Sample> {
+    let threads = shape.threads.min(workers.len()).max(1);
+    let mut shares: Vec<Vec<W>> = (0..threads).map(|_| Vec::new()).collect();
+    for (number, worker) in workers.into_iter().enumerate() {
+        shares[number % threads].push(worker);
+    }
+    let cpu_time = || pids.iter().map(|pid| process_stat::cpu_time(*pid)).sum::<Result<Duration>>();
     let connected = Arc::new(Barrier::new(threads + 1));
     let (window_sender, window_receiver) = tokio::sync::watch::channel(None);
     let generators: Vec<_> = shares
         .into_iter()
         .map(|share| {
-            let (nurls, connected, window) = (nurls.clone(), connected.clone(), window_receiver.clone());
-            thread::spawn(move || generate(&nurls, share, &connected, window))
+            let (generate, connected, window) = (generate.clone(), connected.clone(), window_receiver.clone());
+            thread::spawn(move || generate(share, &connected, window))
         })
         .collect();
     let waiting = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -180,12 +216,7 @@ pub fn run(loaded: &[Loaded], workers: Vec<Box<dyn Worker>>, shape: Shape) -> Re
 }
 
 /// One thread of the generator.
-fn generate(
-    nurls: &[Nurl],
-    workers: Vec<Placed>,
-    connected: &Barrier,
-    window: tokio::sync::watch::Receiver<Option<Window>>,
-) -> Result<Sample> {
+fn generate(nurls: &[Nurl], workers: Vec<Placed>, connected: &Barrier, window: Announced) -> Result<Sample> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let opened = open_all(nurls, &workers).await;
@@ -227,13 +258,8 @@ async fn work(mut worker: Box<dyn Worker>, mut connection: Connection, window: W
             Progress::Continue => continue,
             Progress::Prepared => began = Instant::now(),
             Progress::Done(bytes) => {
-                let now = Instant::now();
-                if now >= window.start && now < window.end {
-                    sample.operations += 1;
-                    sample.bytes += bytes;
-                    sample.latencies.push(u32::try_from((now - began).as_micros()).unwrap_or(u32::MAX));
-                }
-                began = now;
+                window.count(&mut sample, began, bytes);
+                began = Instant::now();
             }
         }
     }

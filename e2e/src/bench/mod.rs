@@ -5,6 +5,7 @@
 
 mod crawl;
 mod disk;
+mod foolscap;
 mod load;
 mod memory;
 mod pods;
@@ -46,11 +47,14 @@ struct Arguments {
     #[arg(long)]
     pods: bool,
     /// Instead of the Python server's requests, measure the accounting crawler on large stores.
-    #[arg(long, conflicts_with = "pods")]
+    #[arg(long, conflicts_with_all = ["pods", "foolscap"])]
     crawl: bool,
     /// Shares of the larger store that the crawler is measured on; there is one of a tenth as well.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
     shares: u64,
+    /// Speak Foolscap with both servers, as old clients do.
+    #[arg(long, conflicts_with = "pods")]
+    foolscap: bool,
     /// Length of one round in seconds; each row has as many rounds on each server as --rounds says.
     #[arg(long, default_value_t = 2.0, value_parser = positive)]
     seconds: f64,
@@ -153,7 +157,11 @@ pub fn main(arguments: &[String]) -> Result<()> {
         print!("{}", crawl::run(&arguments, directory.path())?);
         return Ok(());
     }
-    let report = Bench::new(&arguments, directory.path()).run()?;
+    let report = if arguments.foolscap {
+        foolscap::run(&arguments, directory.path())?
+    } else {
+        Bench::new(&arguments, directory.path()).run()?
+    };
     print!("{}", report.to_text());
     if let Some(path) = &arguments.json {
         let text = serde_json::to_string_pretty(&report)?;

@@ -20,4 +20,4 @@ pub use client::{Allocated, Client, NoAnswer, Status, Written};
 pub use connection::{Connection, Response};
 pub use nurl::Nurl;
 pub use request::{Request, SecretKind, storage_index_text};
-pub use tls::client_config;
+pub use tls::{Pin, client_config, client_config_with};

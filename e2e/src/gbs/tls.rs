@@ -1,13 +1,23 @@
-//! TLS as the released client does it: no names, no dates, no authorities; the hash of the public key must be the
-//! pinned one.
+//! TLS as the released client does it: no names, no dates, no authorities; the hash of the public key, or of the
+//! certificate, must be the pinned one.
 
 use std::sync::Arc;
 
 use anyhow::Context;
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, DistinguishedName, SignatureScheme};
+
+/// What a server is known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pin {
+    /// The SHA-256 of its public key: GBS.
+    Key([u8; 32]),
+    /// The SHA-1 of its certificate: Foolscap.
+    Certificate([u8; 20]),
+}
 
 /// A configuration that accepts exactly the servers whose public key has this hash.
 ///
@@ -16,27 +26,42 @@ use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, SignatureSc
 /// # Errors
 /// Never with a working cryptography provider.
 pub fn client_config(spki_hash: [u8; 32]) -> anyhow::Result<Arc<ClientConfig>> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = Arc::new(PinnedKey { spki_hash, provider: provider.clone() });
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("no TLS versions")?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    config.enable_sni = false;
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(Arc::new(config))
+    Ok(quiet(pinning(Pin::Key(spki_hash))?.with_no_client_auth()))
 }
 
-/// Accepts one public key and asks nothing else of the certificate.
+/// The same for a server of this certificate, to whom a certificate is shown.
+///
+/// # Errors
+/// Never with a working cryptography provider.
+pub fn client_config_with(
+    pin: Pin,
+    certificate: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> anyhow::Result<Arc<ClientConfig>> {
+    Ok(quiet(pinning(pin)?.with_client_auth_cert(certificate, key)?))
+}
+
+fn pinning(pin: Pin) -> anyhow::Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = Arc::new(Pinned { pin, provider: provider.clone() });
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Ok(builder.context("no TLS versions")?.dangerous().with_custom_certificate_verifier(verifier))
+}
+
+fn quiet(mut config: ClientConfig) -> Arc<ClientConfig> {
+    config.enable_sni = false;
+    config.resumption = rustls::client::Resumption::disabled();
+    Arc::new(config)
+}
+
+/// Accepts one server and asks nothing else of its certificate.
 #[derive(Debug)]
-struct PinnedKey {
-    spki_hash: [u8; 32],
+struct Pinned {
+    pin: Pin,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for PinnedKey {
+impl ServerCertVerifier for Pinned {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -48,9 +73,15 @@ impl ServerCertVerifier for PinnedKey {
         if !intermediates.is_empty() {
             return Err(rustls::Error::General("more than one certificate".into()));
         }
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, spki(end_entity)?);
-        if digest.as_ref() != self.spki_hash {
-            return Err(rustls::Error::General("another public key than the pinned one".into()));
+        let hash = |algorithm, bytes: &[u8]| aws_lc_rs::digest::digest(algorithm, bytes);
+        let is_pinned = match &self.pin {
+            Pin::Key(expected) => hash(&aws_lc_rs::digest::SHA256, spki(end_entity)?).as_ref() == expected,
+            Pin::Certificate(expected) => {
+                hash(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, end_entity).as_ref() == expected
+            }
+        };
+        if !is_pinned {
+            return Err(rustls::Error::General("another server than the pinned one".into()));
         }
         Ok(ServerCertVerified::assertion())
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use leasehold_e2e::leasehold::{Credentials, Server};
 use leasehold_e2e::process::wait_until;
-use leasehold_e2e::tahoe::{Client, Format};
+use leasehold_e2e::tahoe::{Client, Format, Protocol};
 use serde_json::Value;
 
-use super::{Grid, MIB, SERVERS, bytes, ensure_same};
+use super::{Grid, MIB, SERVERS, bytes, ensure_same, over_both_protocols};
 
 /// A change of an account is noticed within seconds.
 const EFFECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,9 +39,10 @@ fn accounts_share_what_both_have() -> Result<()> {
     })
 }
 
-#[test]
-fn restricted_accounts_read_and_do_not_write() -> Result<()> {
-    let grid = Grid::start("restricted", None)?;
+over_both_protocols!(restricted_accounts_read_and_do_not_write);
+
+fn restricted_accounts_read_and_do_not_write(protocol: Protocol) -> Result<()> {
+    let grid = Grid::start_over("restricted", None, protocol)?;
     let carol = accounts(&grid.servers, "carol")?;
     let client = grid.add_client("client-of-carol", &servers_yaml(&carol))?;
     grid.story(|| {

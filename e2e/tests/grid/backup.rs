@@ -9,7 +9,7 @@ use super::{Grid, KIB, bytes, ensure_same};
 
 #[test]
 fn backup_comes_back() -> Result<()> {
-    let grid = Grid::shared()?;
+    let grid = Grid::shared(leasehold_e2e::tahoe::Protocol::Https)?;
     grid.story(|| {
         let client = &grid.client;
         let source = grid.directory.path().join("backup-source");

@@ -50,7 +50,7 @@ impl Move {
 
     /// Starts our server, with the client at it.
     fn to_ours(&mut self) -> Result<()> {
-        self.ours.restart()?;
+        self.ours.begin_anew()?;
         let file = self.ours.announcement().credentials.servers_yaml.clone();
         self.connect(&file)
     }
@@ -198,6 +198,9 @@ fn is_taken_over(all: &mut Move, version: u32) -> Result<()> {
     }
     let before = describe(&storage)?;
     ensure!(before.values().all(|share| share["version"] == version), "the tree is not of version {version}");
+    // A disk that has lost something is no reason not to move.
+    let index = all.client.storage_index(&files.immutable[2].0)?;
+    fs::remove_file(storage.join("shares").join(&index[..2]).join(&index).join("1"))?;
     take_over(all, &storage)?;
 
     all.to_ours()?;
@@ -210,7 +213,8 @@ fn is_taken_over(all: &mut Move, version: u32) -> Result<()> {
     ensure!(leaseholders(&all.ours, &index)?.iter().filter(|name| *name == "default").count() == 3, "now somebody has");
     files.change(&all.client, 950)?;
     files.are_readable(&all.client)?;
-    lose_and_repair(all, &files.immutable[2].0)?;
+    let repaired = all.client.check(&files.immutable[2].0, Check { repair: true, ..Check::default() })?;
+    ensure!(repaired["repair-successful"] == true, "{repaired}");
     let added = bytes(960, 100 * KIB);
     files.immutable.push((all.client.upload(&added)?, added));
     all.client.stop()?;
@@ -226,18 +230,4 @@ fn is_taken_over(all: &mut Move, version: u32) -> Result<()> {
     all.client.overwrite(&files.mutable[2].0, &files.mutable[2].1)?;
     files.are_readable(&all.client)?;
     python.stop()
-}
-
-/// Removes a container by hand, as a disk would lose it, and has the client repair the file.
-fn lose_and_repair(all: &mut Move, capability: &str) -> Result<()> {
-    let index = all.client.storage_index(capability)?;
-    fs::remove_file(all.ours.data_dir().join("shares").join(&index[..2]).join(&index).join("1"))?;
-    all.ours.terminate()?;
-    let run = all.ours.run(&["reconcile"])?;
-    ensure!(run["state"] == "done", "the reconcile run said {run}");
-    all.ours.restart()?;
-    all.client.wait_connected(1)?;
-    let checked = all.client.check(capability, Check { repair: true, ..Check::default() })?;
-    ensure!(checked["post-repair-results"]["results"]["healthy"] == true, "{checked}");
-    Ok(())
 }

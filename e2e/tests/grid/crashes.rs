@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use leasehold_e2e::leasehold::Server;
 use leasehold_e2e::process::wait_until;
-use leasehold_e2e::tahoe::{Client, Format};
+use leasehold_e2e::tahoe::{Client, Format, Protocol};
 
 use super::files::ensure_spread;
-use super::{Grid, KIB, MIB, SERVERS, by_length, bytes, ensure_same};
+use super::{Grid, KIB, MIB, SERVERS, by_length, bytes, ensure_same, over_both_protocols};
 
 /// Short enough for the test to see that the space of broken uploads is given back, long enough for a busy machine.
 const CONFIG: &str = "[uploads]\nidle_timeout_seconds = 15\n";
@@ -20,9 +20,10 @@ const UPLOAD_BYTES: usize = 3 * MIB;
 const SDMF_BYTES: usize = 100 * KIB;
 const MDMF_BYTES: usize = MIB;
 
-#[test]
-fn acknowledged_writes_survive_killed_servers() -> Result<()> {
-    let mut grid = Grid::start("crashes", Some(CONFIG))?;
+over_both_protocols!(acknowledged_writes_survive_killed_servers, killed_client_gives_its_space_back);
+
+fn acknowledged_writes_survive_killed_servers(protocol: Protocol) -> Result<()> {
+    let mut grid = Grid::start_over("crashes", Some(CONFIG), protocol)?;
     let uploads = Uploads::default();
     let slots = [
         Slot::create(&grid.client, Format::Sdmf, 1_000_000, SDMF_BYTES)?,
@@ -57,9 +58,8 @@ fn acknowledged_writes_survive_killed_servers() -> Result<()> {
     grid.servers.iter_mut().try_for_each(|server| server.expect_running())
 }
 
-#[test]
-fn killed_client_gives_its_space_back() -> Result<()> {
-    let mut grid = Grid::start("client-crash", Some(CONFIG))?;
+fn killed_client_gives_its_space_back(protocol: Protocol) -> Result<()> {
+    let mut grid = Grid::start_over("client-crash", Some(CONFIG), protocol)?;
     let data = bytes(3_000_000, 40 * MIB);
     let outcome = thread::scope(|scope| {
         let upload = scope.spawn(|| grid.client.upload(&data));

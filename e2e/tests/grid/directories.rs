@@ -1,16 +1,17 @@
 //! Directories.
 
 use anyhow::{Context, Result, ensure};
-use leasehold_e2e::tahoe::Format;
+use leasehold_e2e::tahoe::{Format, Protocol};
 use serde_json::{Map, Value, json};
 
-use super::{Grid, bytes, ensure_same};
+use super::{Grid, bytes, ensure_same, over_both_protocols};
 
 const ENTRIES: usize = 400;
 
-#[test]
-fn directory_keeps_many_entries() -> Result<()> {
-    let grid = Grid::shared()?;
+over_both_protocols!(directory_keeps_many_entries);
+
+fn directory_keeps_many_entries(protocol: Protocol) -> Result<()> {
+    let grid = Grid::shared(protocol)?;
     grid.story(|| {
         let client = &grid.client;
         let data = bytes(70, 3_000);
@@ -35,7 +36,7 @@ fn directory_keeps_many_entries() -> Result<()> {
 
 #[test]
 fn directories_nest() -> Result<()> {
-    let grid = Grid::shared()?;
+    let grid = Grid::shared(Protocol::Https)?;
     grid.story(|| {
         let client = &grid.client;
         let mut capability = client.make_directory(Format::Sdmf, &json!({}))?;

@@ -1,16 +1,22 @@
 //! Immutable files of all sizes.
 
 use anyhow::{Result, ensure};
-use leasehold_e2e::tahoe::{Check, Client};
+use leasehold_e2e::tahoe::{Check, Client, Protocol};
 
-use super::{Grid, KIB, MIB, SERVERS, bytes, ensure_same};
+use super::{Grid, KIB, MIB, SERVERS, bytes, ensure_same, over_both_protocols};
 
 /// The largest file that is a capability by itself and never reaches a server.
 const LITERAL_MAX: usize = 55;
 
-#[test]
-fn immutable_files_of_all_sizes_come_back() -> Result<()> {
-    let grid = Grid::shared()?;
+over_both_protocols!(
+    immutable_files_of_all_sizes_come_back,
+    hundred_mebibytes_come_back,
+    parts_of_a_file_can_be_read,
+    same_file_twice_is_stored_once
+);
+
+fn immutable_files_of_all_sizes_come_back(protocol: Protocol) -> Result<()> {
+    let grid = Grid::shared(protocol)?;
     grid.story(|| {
         for length in [1, LITERAL_MAX, LITERAL_MAX + 1, KIB, MIB, 10 * MIB] {
             let data = bytes(length as u64, length);
@@ -25,9 +31,8 @@ fn immutable_files_of_all_sizes_come_back() -> Result<()> {
     })
 }
 
-#[test]
-fn hundred_mebibytes_come_back() -> Result<()> {
-    let grid = Grid::shared()?;
+fn hundred_mebibytes_come_back(protocol: Protocol) -> Result<()> {
+    let grid = Grid::shared(protocol)?;
     grid.story(|| {
         let data = bytes(100, 100 * MIB);
         let capability = round_trip(&grid.client, &data)?;
@@ -35,9 +40,8 @@ fn hundred_mebibytes_come_back() -> Result<()> {
     })
 }
 
-#[test]
-fn parts_of_a_file_can_be_read() -> Result<()> {
-    let grid = Grid::shared()?;
+fn parts_of_a_file_can_be_read(protocol: Protocol) -> Result<()> {
+    let grid = Grid::shared(protocol)?;
     grid.story(|| {
         let data = bytes(7, 3 * MIB + 12_345);
         let capability = grid.client.upload(&data)?;
@@ -50,9 +54,8 @@ fn parts_of_a_file_can_be_read() -> Result<()> {
     })
 }
 
-#[test]
-fn same_file_twice_is_stored_once() -> Result<()> {
-    let grid = Grid::shared()?;
+fn same_file_twice_is_stored_once(protocol: Protocol) -> Result<()> {
+    let grid = Grid::shared(protocol)?;
     grid.story(|| {
         let data = bytes(8, 300 * KIB);
         let first = grid.client.upload(&data)?;

@@ -1,17 +1,18 @@
 //! Mutable files of both formats.
 
 use anyhow::{Result, ensure};
-use leasehold_e2e::tahoe::{Check, Format};
+use leasehold_e2e::tahoe::{Check, Format, Protocol};
 
 use super::files::ensure_spread;
-use super::{Grid, KIB, MIB, bytes, ensure_same};
+use super::{Grid, KIB, MIB, bytes, ensure_same, over_both_protocols};
 
 /// The client cuts MDMF files into segments of this size.
 const SEGMENT: usize = 128 * KIB;
 
-#[test]
-fn sdmf_file_holds_what_was_written_last() -> Result<()> {
-    let grid = Grid::shared()?;
+over_both_protocols!(sdmf_file_holds_what_was_written_last, mdmf_file_can_be_changed_in_part);
+
+fn sdmf_file_holds_what_was_written_last(protocol: Protocol) -> Result<()> {
+    let grid = Grid::shared(protocol)?;
     grid.story(|| {
         let client = &grid.client;
         let first = bytes(20, 10_000);
@@ -33,9 +34,8 @@ fn sdmf_file_holds_what_was_written_last() -> Result<()> {
     })
 }
 
-#[test]
-fn mdmf_file_can_be_changed_in_part() -> Result<()> {
-    let grid = Grid::shared()?;
+fn mdmf_file_can_be_changed_in_part(protocol: Protocol) -> Result<()> {
+    let grid = Grid::shared(protocol)?;
     grid.story(|| {
         let client = &grid.client;
         let mut data = bytes(40, 5 * MIB + 321);

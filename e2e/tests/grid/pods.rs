@@ -4,6 +4,7 @@
 mod killed;
 mod moved;
 mod quota;
+mod returned;
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use leasehold_e2e::pods::{DATABASE, Pods, PodsOptions};
 use leasehold_e2e::process::wait_until;
-use leasehold_e2e::tahoe::{Client, Encoding};
+use leasehold_e2e::tahoe::{Client, Encoding, Protocol};
 
 use super::{Scratch, bytes, ensure_same, venv};
 
@@ -31,6 +32,7 @@ const RECOUNT: &str = "SELECT coalesce(sum(s.size_bytes + CASE s.kind WHEN 0 THE
 
 /// Three pods and a client.
 struct World {
+    protocol: Protocol,
     client: Client,
     pods: Pods,
     /// A file to see by whether the client reaches the server.
@@ -42,17 +44,22 @@ impl World {
     /// Starts pods with these lines of `[server]` and these other tables of the configuration, and a client of their
     /// first account.
     fn start(name: &str, server: &str, config: &str, encoding: &Encoding) -> Result<Self> {
+        Self::start_over(name, server, config, encoding, Protocol::Https)
+    }
+
+    /// The same with clients that speak this protocol.
+    fn start_over(name: &str, server: &str, config: &str, encoding: &Encoding, protocol: Protocol) -> Result<Self> {
         let directory = Scratch::new(name)?;
         let options = PodsOptions { server: server.to_owned(), config: config.to_owned(), ..PodsOptions::default() };
         let pods = Pods::start(name, directory.path(), &options)?;
         let servers_yaml = pods.servers[0].announcement().credentials.servers_yaml.clone();
-        let client = start_client("client", &directory, servers_yaml, encoding)?;
+        let client = start_client("client", &directory, servers_yaml, encoding, protocol)?;
         let probe = client.upload(&bytes(900, 1_000))?;
-        Ok(Self { client, pods, probe, directory })
+        Ok(Self { protocol, client, pods, probe, directory })
     }
 
     fn add_client(&self, name: &str, servers_yaml: PathBuf, encoding: &Encoding) -> Result<Client> {
-        start_client(name, &self.directory, servers_yaml, encoding)
+        start_client(name, &self.directory, servers_yaml, encoding, self.protocol)
     }
 
     fn log_tails(&self) -> String {
@@ -93,8 +100,15 @@ impl World {
     }
 }
 
-fn start_client(name: &str, directory: &Scratch, servers_yaml: PathBuf, encoding: &Encoding) -> Result<Client> {
+fn start_client(
+    name: &str,
+    directory: &Scratch,
+    servers_yaml: PathBuf,
+    encoding: &Encoding,
+    protocol: Protocol,
+) -> Result<Client> {
     let mut client = Client::create(venv()?, name, directory.path(), encoding)?;
+    client.speak(protocol)?;
     client.set_servers(&[servers_yaml])?;
     client.start(1)?;
     Ok(client)

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use leasehold_e2e::leasehold::{Credentials, Server};
-use leasehold_e2e::tahoe::{Client, Format};
+use leasehold_e2e::tahoe::{Client, Format, Protocol};
 
 use super::accounts::servers_yaml;
-use super::{Grid, KIB, MIB, bytes, ensure_same};
+use super::{Grid, KIB, MIB, SERVERS, bytes, ensure_same, over_both_protocols};
 
 const QUOTA: &str = "1MiB";
 const QUOTA_BYTES: u64 = 1 << 20;
@@ -34,12 +34,13 @@ fn upload_passes_by_a_server_whose_quota_is_too_small() -> Result<()> {
     })
 }
 
-#[test]
-fn full_account_is_refused_and_keeps_what_it_has() -> Result<()> {
-    let grid = Grid::start("quota", None)?;
+over_both_protocols!(full_account_is_refused_and_keeps_what_it_has);
+
+fn full_account_is_refused_and_keeps_what_it_has(protocol: Protocol) -> Result<()> {
+    let grid = Grid::start_over("quota", None, protocol)?;
     let create = |server: &Server| server.create_account(ACCOUNT, Some(QUOTA));
     let accounts = grid.servers.iter().map(create).collect::<Result<Vec<Credentials>>>()?;
-    let client = grid.add_client("limited-client", &servers_yaml(&accounts))?;
+    let mut client = grid.add_client("limited-client", &servers_yaml(&accounts))?;
     grid.story(|| {
         ensure_refused(&client, &bytes(410, 4 * MIB))?;
         ensure_within_quota(&grid.servers)?;
@@ -58,6 +59,11 @@ fn full_account_is_refused_and_keeps_what_it_has() -> Result<()> {
         // More quota, and what was refused goes through.
         for server in &grid.servers {
             server.account(&["set", ACCOUNT, "--quota", "100MiB"])?;
+        }
+        if protocol == Protocol::Foolscap {
+            // Old clients ask once for each connection how large a share may be.
+            client.stop()?;
+            client.start(SERVERS)?;
         }
         let data = bytes(410, 4 * MIB);
         let file =

@@ -2,14 +2,15 @@
 
 use anyhow::{Result, ensure};
 use leasehold_e2e::leasehold::Server;
-use leasehold_e2e::tahoe::Format;
+use leasehold_e2e::tahoe::{Format, Protocol};
 
 use super::files::ensure_spread;
-use super::{Grid, MIB, SERVERS, bytes, ensure_same};
+use super::{Grid, MIB, SERVERS, bytes, ensure_same, over_both_protocols};
 
-#[test]
-fn lost_server_is_replaced_and_files_are_repaired() -> Result<()> {
-    let mut grid = Grid::start("repair", None)?;
+over_both_protocols!(lost_server_is_replaced_and_files_are_repaired);
+
+fn lost_server_is_replaced_and_files_are_repaired(protocol: Protocol) -> Result<()> {
+    let mut grid = Grid::start_over("repair", None, protocol)?;
     let data = bytes(200, 2 * MIB);
     let sdmf = bytes(201, 20_000);
     let mdmf = bytes(202, 700_000);

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
-use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use leasehold_crds::StorageBackend;
 
@@ -18,7 +17,8 @@ use crate::error::Result;
 use crate::job::JobState;
 use crate::names::{Key, Owner};
 
-pub use status::usage;
+pub use dereference::{References, dereference};
+pub use validate::validate;
 
 /// Waits while any StorageServer refers to the backend. Nothing outside the cluster is touched, so it cannot hang.
 pub const FINALIZER: &str = "leasehold.dev/backend-in-use";
@@ -33,7 +33,7 @@ pub async fn reconcile(backend: Arc<StorageBackend>, context: Arc<Context>) -> R
     context.stores.ready().await;
     let key = Key::of(&*backend);
     let used_by = dereference::used_by(&key, &context);
-    if backend.meta().deletion_timestamp.is_some() {
+    if backend.metadata.deletion_timestamp.is_some() {
         return delete(&backend, &context, &used_by).await;
     }
     if crate::controller::is_paused(&*backend) {
@@ -41,8 +41,8 @@ pub async fn reconcile(backend: Arc<StorageBackend>, context: Arc<Context>) -> R
         return Ok(Action::requeue(context.resync(&key)));
     }
     context.writer.finalizer(&*backend, FINALIZER, true).await?;
-    let references = dereference::dereference(&backend, &context).await?;
-    let validated = match validate::validate(&backend, &references) {
+    let references = dereference(&backend, &context).await?;
+    let validated = match validate(&backend, &references) {
         Ok(validated) => validated,
         Err(obstacle) => {
             status::write(&backend, &context, status::refused(&backend, obstacle, used_by, context.now())).await?;

@@ -35,7 +35,7 @@ pub fn refused(
     used_by: Vec<String>,
     now: Timestamp,
 ) -> StorageBackendStatus {
-    let Obstacle::Passing(reason, message) | Obstacle::Lasting(reason, message) = obstacle.clone();
+    let (Obstacle::Passing(reason, message) | Obstacle::Lasting(reason, message)) = obstacle.clone();
     let mut found = summary(Some(obstacle), reason, "");
     found.push(Finding::new("CredentialsValid", false, reason, message));
     found.push(Finding::new("Reachable", Truth::Unknown, "NotProbed", "there has been no probe of these settings"));

@@ -8,7 +8,6 @@ mod validate;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use leasehold_crds::{LeaseDatabase, MigrationPolicy};
 use leasehold_leasedb::postgres::{PgFacts, facts};
@@ -18,8 +17,8 @@ use crate::error::Result;
 use crate::job::JobState;
 use crate::names::{Key, Owner};
 
-pub use status::{connection_needs, replicas_that_fit};
-pub use validate::{Validated, validate};
+pub use status::{connection_needs, replicas_that_fit, sentence};
+pub use validate::{Role, Validated, validate};
 
 /// Waits while any StorageServer refers to the database. No row is ever dropped.
 pub const FINALIZER: &str = "leasehold.dev/database-in-use";
@@ -45,7 +44,7 @@ pub async fn reconcile(database: Arc<LeaseDatabase>, context: Arc<Context>) -> R
     context.stores.ready().await;
     let key = Key::of(&*database);
     let servers = dereference::servers(&key, &context);
-    if database.meta().deletion_timestamp.is_some() {
+    if database.metadata.deletion_timestamp.is_some() {
         if servers.is_empty() {
             context.databases.forget(&key);
             context.writer.finalizer(&*database, FINALIZER, false).await?;

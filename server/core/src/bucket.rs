@@ -93,14 +93,16 @@ pub fn missing(size_bytes: u64, chunks: &[Chunk]) -> Vec<Range<u64>> {
     received.missing(0..size_bytes)
 }
 
-/// The locator of a share whose `chunks` (ascending) cover all of it.
+/// The locator of a share whose `chunks` (ascending) cover all of it. An empty share lies in one empty object, so that
+/// it can be rebuilt (`review.md` A14).
 ///
 /// # Errors
 /// [`LocatorError`] if they overlap or leave a hole: such a share is never published (`review.md` A2).
 pub fn complete_locator(size_bytes: u64, chunks: &[Chunk]) -> Result<Locator, LocatorError> {
     let extents = chunks.iter().map(|chunk| Extent { range: chunk.range.clone(), object: chunk.object });
     let locator = Locator::new(extents.collect())?;
-    if size_bytes > 0 && missing(size_bytes, chunks).is_empty() { Ok(locator) } else { Err(LocatorError) }
+    let complete = !chunks.is_empty() && missing(size_bytes, chunks).is_empty();
+    if complete { Ok(locator) } else { Err(LocatorError) }
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use crate::locator::Locator;
 use crate::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use crate::secret::SecretHash;
 use crate::share::{ShareKind, ShareState};
+use crate::tub::TubConnection;
 
 /// The boxed cause of a database error.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -166,6 +167,8 @@ pub struct Allocate {
     pub size_bytes: u64,
     /// Hash of the upload secret.
     pub secret: SecretHash,
+    /// The connection that the uploads end with; `None`: they end with none.
+    pub connection: Option<TubConnection>,
     /// How long an upload may rest, in seconds.
     pub idle_seconds: i64,
     /// Bytes the backend can still take, open uploads not yet subtracted.
@@ -435,6 +438,13 @@ pub trait LeaseDb: Send + Sync + 'static {
 
     /// Some uploads whose deadline has passed.
     fn overdue_uploads(&self, max: u32) -> impl Future<Output = Result<Vec<(ShareId, ObjectId)>>> + Send;
+
+    /// Some uploads that other connections of the same Tub began.
+    fn abandoned_uploads(
+        &self,
+        connection: TubConnection,
+        max: u32,
+    ) -> impl Future<Output = Result<Vec<(ShareId, ObjectId)>>> + Send;
 
     /// The shares of a storage index, stable and lost, of either kind, ascending.
     fn list_shares(&self, storage_index: StorageIndex) -> impl Future<Output = Result<Vec<ShareRow>>> + Send;

@@ -33,3 +33,4 @@ pub mod slot;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod tub;

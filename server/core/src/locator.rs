@@ -54,13 +54,15 @@ impl Locator {
     ///
     /// # Errors
     /// [`LocatorError`] if they do not ascend, overlap, are empty, begin before their object does, or are of a container.
+    /// One alone may be empty: that of an empty share.
     pub fn new(extents: Vec<Extent>) -> Result<Self, LocatorError> {
         let mut at = 0;
         for extent in &extents {
             if extent.object == StoreObject::Classic {
                 return Err(LocatorError);
             }
-            if extent.range.start < at || extent.range.is_empty() || extent.object.base_offset() > extent.range.start {
+            let is_empty = extent.range.is_empty() && (extents.len() > 1 || extent.range != (0..0));
+            if extent.range.start < at || is_empty || extent.object.base_offset() > extent.range.start {
                 return Err(LocatorError);
             }
             at = extent.range.end;

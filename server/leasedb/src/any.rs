@@ -19,6 +19,7 @@ use leasehold_core::leasedb::{
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
+use leasehold_core::tub::TubConnection;
 
 use crate::postgres::PgLeaseDb;
 use crate::sqlite::SqliteLeaseDb;
@@ -52,6 +53,7 @@ pass_on! {
     fn record_chunks(request: RecordChunks) -> RecordOutcome;
     fn end_upload(share: ShareId, upload: ObjectId, strays: Vec<StoreObject>, overdue_only: bool) -> bool;
     fn overdue_uploads(max: u32) -> Vec<(ShareId, ObjectId)>;
+    fn abandoned_uploads(connection: TubConnection, max: u32) -> Vec<(ShareId, ObjectId)>;
     fn list_shares(storage_index: StorageIndex) -> Vec<ShareRow>;
     fn list_numbers(storage_index: StorageIndex, kind: ShareKind) -> Vec<ShareNumber>;
     fn find_share(share: ShareId) -> Option<ShareRow>;

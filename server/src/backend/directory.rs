@@ -113,6 +113,16 @@ impl Inner {
     fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> io::Result<ListPage> {
         let mut page = ListPage::default();
         let mut walk = Walk { prefix, after, max, page: &mut page };
+        // Where the prefix names folders, the others beside them are not even looked at.
+        if let Some((folder, _)) = prefix.rsplit_once('/')
+            && is_plain(folder)
+        {
+            let name = format!("{folder}/");
+            if walk.wants_folder(&name) {
+                walk.folder(&self.root.join(folder), &name)?;
+            }
+            return Ok(page);
+        }
         for folder in OBJECT_FOLDERS {
             let name = format!("{folder}/");
             if walk.wants_folder(&name) && !walk.folder(&self.root.join(folder), &name)? {
@@ -121,6 +131,13 @@ impl Inner {
         }
         Ok(page)
     }
+}
+
+/// Whether a path leads into a folder with store objects, and nowhere else.
+fn is_plain(path: &str) -> bool {
+    let mut parts = path.split('/');
+    let first = parts.next().unwrap_or_default();
+    OBJECT_FOLDERS.contains(&first) && parts.all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
 struct Walk<'a> {
@@ -140,8 +157,10 @@ impl Walk<'_> {
     /// Walks a folder in order of names; false when the page is full.
     fn folder(&mut self, path: &Path, name: &str) -> io::Result<bool> {
         let entries = match fs::read_dir(path) {
-            // A folder emptied by a delete meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            // A folder emptied by a delete meanwhile, or no folder at all.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(true);
+            }
             entries => entries?,
         };
         let mut names = Vec::new();

@@ -113,6 +113,12 @@ pub(super) async fn run_export(args: ExportArgs) -> anyhow::Result<ExitCode> {
     let totals = exported?;
     let json = json!({ "folder": dir.display().to_string(), "totals": totals });
     common.output.print(&json, || export_text(&totals));
+    if totals.shares_missing > 0 {
+        bail!(
+            "{} shares were not exported: their bytes are not in the backend; `leasehold reconcile` tells which",
+            totals.shares_missing
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 

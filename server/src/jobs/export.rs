@@ -37,6 +37,8 @@ pub struct ExportTotals {
     pub shares_there: u64,
     /// Mutable shares among all these that can only be read: their write enabler is not known.
     pub shares_read_only: u64,
+    /// Shares whose bytes are not in the backend.
+    pub shares_missing: u64,
 }
 
 impl ExportTotals {
@@ -45,6 +47,7 @@ impl ExportTotals {
         self.bytes_written += other.bytes_written;
         self.shares_there += other.shares_there;
         self.shares_read_only += other.shares_read_only;
+        self.shares_missing += other.shares_missing;
     }
 }
 
@@ -94,15 +97,16 @@ async fn export_one<L: LeaseDb, B: Backend>(
     tree: &Tree,
     index: StorageIndex,
 ) -> anyhow::Result<ExportTotals> {
-    let failed = || format!("cannot export the shares of {index}");
-    for _ in 0..ATTEMPTS_MAX {
-        match try_export(store, tree, index).await {
-            // A share that was changed between the look at its row and the reading of its bytes.
-            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Vanished(_))) => {}
-            written => return written.with_context(failed),
+    let mut attempt = 1;
+    loop {
+        let written = try_export(store, tree, index).await;
+        let written = written.with_context(|| format!("cannot export the shares of {index}"))?;
+        // Perhaps they were changed between the look at their rows and the reading of their bytes.
+        if written.shares_missing == 0 || attempt == ATTEMPTS_MAX {
+            return Ok(written);
         }
+        attempt += 1;
     }
-    bail!("{}: their bytes are not in the backend; `leasehold reconcile` finds out what is lost", failed())
 }
 
 async fn try_export<L: LeaseDb, B: Backend>(
@@ -117,9 +121,14 @@ async fn try_export<L: LeaseDb, B: Backend>(
             totals.shares_there += 1;
             continue;
         }
-        write(store, tree, index, &outgoing).await?;
-        totals.shares_written += 1;
-        totals.bytes_written += outgoing.data.length_bytes;
+        match write(store, tree, index, &outgoing).await {
+            Ok(()) => {
+                totals.shares_written += 1;
+                totals.bytes_written += outgoing.data.length_bytes;
+            }
+            Err(error) if matches!(error.downcast_ref(), Some(StoreError::Vanished(_))) => totals.shares_missing += 1,
+            Err(error) => return Err(error),
+        }
     }
     Ok(totals)
 }

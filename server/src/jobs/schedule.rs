@@ -49,7 +49,9 @@ async fn is_due_now<L: LeaseDb>(db: &L, job: &Scheduled) -> Result<bool> {
     let urgent = job.kind == RunKind::Reconcile && db.deployment().await?.mode == Mode::Recovery;
     let interval_seconds = if urgent { job.interval_seconds.min(RETRY_SECONDS as u64) } else { job.interval_seconds };
     let runs = db.list_runs(Some(job.kind), RUNS_LOOKED_AT).await?;
-    Ok(is_due(runs.iter().find(|run| !run.dry_run), interval_seconds, db.now().await?))
+    // The first run of a policy of expiry only shows what would go: people have until the next one to look at it.
+    let counts = |run: &&Run| !run.dry_run || job.kind == RunKind::Expire;
+    Ok(is_due(runs.iter().find(counts), interval_seconds, db.now().await?))
 }
 
 /// Runs a job whenever it is due, until the process ends. Failures are told of and tried again. Each job has a schedule of

@@ -27,6 +27,11 @@ impl Phase {
         Busy(self.clone())
     }
 
+    /// That of a protocol in which either side may rest or send whenever it likes.
+    pub(super) fn always_busy() -> Self {
+        Self(Arc::new(AtomicUsize::new(1)))
+    }
+
     fn is_busy(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
     }
@@ -39,7 +44,7 @@ impl Drop for Busy {
 }
 
 /// A stream that fails when its peer is silent or slow for too long.
-pub(super) struct GuardedStream<S> {
+pub struct GuardedStream<S> {
     stream: S,
     deadlines: Deadlines,
     phase: Phase,

@@ -1,23 +1,28 @@
-//! Connections: accepted up to a limit, TLS, then HTTP/1.1 with deadlines.
+//! Connections: accepted up to a limit; TLS, then HTTP/1.1 with deadlines; or what begins in clear text.
 //!
 //! Clients send neither a server name nor ALPN, and keep idle connections for 240 s (`gbs.md` 2, 3), so there is one
-//! certificate, one protocol, and a patient idle timeout.
+//! certificate, and a patient idle timeout. Which protocol they speak is told by their first bytes.
 
 pub mod drain;
 pub mod guard;
+pub mod peek;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
@@ -25,11 +30,12 @@ use crate::frontend::body::ResponseBody;
 use crate::metrics::Metrics;
 use drain::Drain;
 use guard::{GuardedStream, Phase};
+use peek::{Beginning, Peeked};
 
 /// Connections beyond the limit that are still told so with a 503 instead of being dropped.
 const REFUSALS_MAX: usize = 64;
 /// Large enough for a few TLS records, small enough for hundreds of connections.
-const BUFFER_BYTES: usize = 32 << 10;
+pub(crate) const BUFFER_BYTES: usize = 32 << 10;
 /// A draining port ends when it has had no connection for this long.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -53,12 +59,23 @@ pub trait Handler: Send + Sync + 'static {
     fn refuse(&self) -> Response<ResponseBody>;
 }
 
+/// A connection that begins in clear text, with the deadlines of a silent or slow peer.
+pub type PeekedStream = GuardedStream<BufReader<Peeked<TcpStream>>>;
+
+/// Serves connections that begin in clear text, and have a protocol of their own.
+pub trait ClearText: Send + Sync + 'static {
+    /// Serves one connection to its end.
+    fn serve(&self, stream: PeekedStream, peer: SocketAddr) -> BoxFuture<'_, io::Result<()>>;
+}
+
 /// Serves a port until told to stop.
 pub struct Listener<H> {
     /// Answers the requests.
     pub handler: Arc<H>,
     /// Makes TLS of TCP; `None` for the admin port.
     pub tls: Option<TlsAcceptor>,
+    /// The other protocol of the port, if it has one.
+    pub clear_text: Option<Arc<dyn ClearText>>,
     /// Deadlines of each connection.
     pub deadlines: Deadlines,
     /// How many connections are served at once.
@@ -83,8 +100,8 @@ impl<H: Handler> Listener<H> {
                 accepted = socket.accept() => accepted,
                 () = quiet(&drain, &connections) => break,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, say: waiting lets others close theirs.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -99,33 +116,45 @@ impl<H: Handler> Listener<H> {
                     Err(_) => continue,
                 },
             };
-            connections.spawn(listener.clone().connection(stream, place, full, drain.clone()));
+            let drain = drain.clone();
+            let listener = listener.clone();
+            connections.spawn(async move {
+                listener.connection(stream, peer, full, drain).await;
+                drop(place);
+            });
         }
         connections.close();
         connections.wait().await;
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, place: OwnedSemaphorePermit, full: bool, drain: Drain) {
+    async fn connection(&self, stream: TcpStream, peer: SocketAddr, full: bool, drain: Drain) {
         self.metrics.connections.inc();
         if full {
             self.metrics.refused_connections.inc();
         }
-        let result = self.serve(stream, full, drain).await;
+        let result = self.serve(stream, peer, full, drain).await;
         if let Err(error) = result {
             tracing::debug!(%error, "a connection ended");
         }
         self.metrics.connections.dec();
-        drop(place);
     }
 
-    async fn serve(&self, stream: TcpStream, full: bool, drain: Drain) -> io::Result<()> {
+    async fn serve(&self, stream: TcpStream, peer: SocketAddr, full: bool, drain: Drain) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let Some(tls) = &self.tls else { return self.http(stream, full, drain).await };
+        let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "slow TLS handshake");
+        let deadline = Instant::now() + self.deadlines.header;
+        let (beginning, stream) = timeout_at(deadline, Peeked::peek(stream)).await.map_err(slow)??;
         // TLS reads 4 KiB at a time by itself.
-        let stream = tokio::io::BufReader::with_capacity(BUFFER_BYTES, stream);
+        let stream = BufReader::with_capacity(BUFFER_BYTES, stream);
+        if let (Beginning::ClearText, Some(clear_text)) = (beginning, &self.clear_text) {
+            if full || drain.is_closing() {
+                return Err(io::Error::other("turned away"));
+            }
+            return clear_text.serve(GuardedStream::new(stream, self.deadlines, Phase::always_busy()), peer).await;
+        }
         let accept = tls.accept_with(stream, |connection| connection.set_buffer_limit(Some(BUFFER_BYTES)));
-        let handshake = tokio::time::timeout(self.deadlines.header, accept);
-        let stream = handshake.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "slow TLS handshake"))??;
+        let stream = timeout_at(deadline, accept).await.map_err(slow)??;
         self.http(stream, full, drain).await
     }
 

@@ -21,18 +21,20 @@ use leasehold_core::backup::row::Row;
 use leasehold_core::backup::{BACKUP_FOLDER, BackupName, IN_FLIGHT_SECONDS};
 use leasehold_core::beat::BEAT_SECONDS;
 use leasehold_core::clock::Clock;
+use leasehold_core::expiry::{ExpireLeases, ExpireOutcome, ExpirePolicy};
 use leasehold_core::id::ShareId;
-use leasehold_core::lease::DAY_SECONDS;
+use leasehold_core::lease::{DAY_SECONDS, LEASE_DURATION_SECONDS};
 use leasehold_core::leasedb::{
     AccountChange, Epoch, LeaseDb, Mode, SUPERSEDED_GRACE_SECONDS, TickOutcome, UNDO_SECONDS,
 };
-use leasehold_core::run::{RunKind, RunState};
+use leasehold_core::run::{RunId, RunKind, RunState};
 use leasehold_core::share::ShareKind;
 use leasehold_core::store::{Store, StoreError, StoreOptions};
 use leasehold_core::testing::faulty::{Fault, Faults, FaultyBackend, FaultyLeaseDb, Site as CallSite};
 use leasehold_core::testing::{body, credential, enabler, share_id, upload_secret};
 use leasehold_server::jobs::backup::{self as job, BackupOutcome};
 use leasehold_server::jobs::progress::Progress;
+use leasehold_server::jobs::reconcile::{self, ReconcileOptions};
 
 use crate::ground::{Ground, on_every_ground};
 use crate::store::held::Held;
@@ -44,8 +46,10 @@ const SIZE: u64 = 200;
 on_every_ground! {
     a_lost_database_is_restored_to_the_row_and_every_share_can_be_read,
     c2_what_the_newest_backup_names_is_not_deleted,
+    c2_an_older_backup_names_what_is_gone_and_nothing_is_lost,
     c2_backups_of_others_hold_deletion_back_as_long_as_is_said,
     c3_an_upload_does_not_outlive_a_restore,
+    b4_no_lease_ends_within_its_time_after_a_restore,
     c4_a_deleter_that_slept_over_a_restore_deletes_nothing,
     c4_a_pod_of_before_the_restore_notices_at_its_next_tick,
     c5_what_was_made_after_the_backup_keeps_its_numbers_to_itself,
@@ -206,6 +210,48 @@ async fn c2_backups_of_others_hold_deletion_back_as_long_as_is_said<G: Ground>()
     assert_eq!(deleted(&with(Some(0))).await, 1);
 }
 
+/// Everything that was there is read, is leased and charged as it was, and recovery ends by itself.
+async fn c2_an_older_backup_names_what_is_gone_and_nothing_is_lost<G: Ground>() {
+    let site = Site::<G>::make().await;
+    let (pod, empty) = (site.pod(site.objects.clone()), site.ground.keep().await);
+    pod.store.claim_backend().await.expect("claimed");
+    let alice = site.account("alice").await;
+    let (merged, written, later) = (share_id(1, 0), share_id(2, 0), share_id(3, 0));
+    scatter(&pod, &alice, merged).await;
+    pod.write_slot(&alice, written, b"as of the backup").await;
+    let older = back_up(&pod.store).await;
+    pod.write_slot(&alice, written, b"written since").await;
+    scatter(&pod, &alice, later).await;
+    site.clock.advance(DAY_SECONDS + 60);
+    assert_eq!(pod.store.collect(|_| ()).await.expect("collect").shares_merged, 2);
+    site.clock.advance(SUPERSEDED_GRACE_SECONDS + IN_FLIGHT_SECONDS + 1);
+    back_up(&pod.store).await;
+    let gone = pod.store.collect(|_| ()).await.expect("collect").objects_deleted;
+    assert_eq!(gone, 10 + 10 + 1, "rows of the older backup name the first and the last of them");
+    let usage = site.usage("alice").await;
+
+    lose(&site, &empty).await;
+    restore(&pod.store, older.name).await;
+    let read_all = async || {
+        assert_eq!(pod.read(ShareKind::Immutable, merged).await, pattern(0..SIZE));
+        assert_eq!(pod.read(ShareKind::Immutable, later).await, pattern(0..SIZE), "acknowledged after the backup (C3)");
+        assert_eq!(pod.read(ShareKind::Mutable, written).await, b"written since", "the newest commit (C1)");
+    };
+    read_all().await;
+    assert_eq!(site.usage("alice").await, usage, "as before the loss");
+    assert_eq!(site.ground.number("SELECT count(*) FROM shares WHERE state <> 1").await, 0, "none is lost");
+    let pod_store = Arc::new(site.store(site.db.clone(), site.objects.clone()));
+    let options = ReconcileOptions { dry_run: false, workers: 2 };
+    let run = reconcile::run(&pod_store, options, &Arc::new(Progress::in_log("comparing"))).await.expect("a run");
+    assert_eq!(run.state, RunState::Done, "{}", run.reason);
+    site.clock.advance(3600);
+    pod.store.tick().await.expect("a tick");
+    assert_eq!(site.db.deployment().await.expect("deployment").mode, Mode::Normal);
+    read_all().await;
+    assert_eq!(site.usage("alice").await, usage);
+    site.assert_clean(&["alice"], &[1, 2, 3]).await;
+}
+
 async fn c3_an_upload_does_not_outlive_a_restore<G: Ground>() {
     let site = Site::<G>::make().await;
     let (fast, empty) = (site.pod(site.objects.clone()), site.ground.keep().await);
@@ -213,23 +259,56 @@ async fn c3_an_upload_does_not_outlive_a_restore<G: Ground>() {
     let share = share_id(1, 0);
     fast.allocate(&alice, share, 100).await;
     fast.store.write_bucket(share, &upload_secret(1), 0..60, body(&pattern(0..60))).await.expect("a part");
-    let backup = back_up(&fast.store).await;
-    let (held, gate) = Held::new(site.objects.clone());
-    let slow = site.pod(held);
-    let writing = tokio::spawn(async move {
-        slow.store.write_bucket(share, &upload_secret(1), 60..100, body(&pattern(60..100))).await
-    });
-    gate.stored().await;
-    // Its pod sleeps over the deadline; the first part is deleted, and then the database is lost.
+    let older = back_up(&fast.store).await;
+    // A pod falls asleep before it stores the other part; the upload times out, and the first part is deleted.
+    let faults = Faults::new();
+    let slow = site.store(site.db.clone(), FaultyBackend::new(site.objects.clone(), faults.clone()));
+    faults.begin("write_bucket", Some((0, Fault::Freeze)));
+    let writing =
+        tokio::spawn(
+            async move { slow.write_bucket(share, &upload_secret(1), 60..100, body(&pattern(60..100))).await },
+        );
+    faults.frozen().await;
     site.clock.advance(IDLE_SECONDS + 1);
-    assert_eq!(fast.store.collect(|_| ()).await.expect("collect").uploads_completed, 1, "both parts are there (B3)");
+    assert_eq!(fast.store.collect(|_| ()).await.expect("collect").uploads_ended, 1);
+    site.clock.advance(SUPERSEDED_GRACE_SECONDS + IN_FLIGHT_SECONDS + 1);
+    back_up(&fast.store).await;
+    assert_eq!(fast.store.collect(|_| ()).await.expect("collect").objects_deleted, 1);
     lose(&site, &empty).await;
-    restore(&fast.store, backup.name).await;
-    gate.open();
+    restore(&fast.store, older.name).await;
+    faults.thaw();
     let late = writing.await.expect("the write ends");
     assert!(matches!(late, Err(StoreError::NotFound)), "{late:?}");
     assert!(fast.numbers(ShareKind::Immutable, share).await.is_empty());
-    assert_eq!(site.usage("alice").await.1, 0);
+    assert_eq!(site.usage("alice").await, (0, 0));
+}
+
+async fn b4_no_lease_ends_within_its_time_after_a_restore<G: Ground>() {
+    let site = Site::<G>::make().await;
+    let (pod, empty) = (site.pod(site.objects.clone()), site.ground.keep().await);
+    let alice = site.account("alice").await;
+    pod.upload(&alice, share_id(1, 0), b"renewed since the backup").await;
+    let backup = back_up(&pod.store).await;
+    site.clock.advance(30 * DAY_SECONDS);
+    pod.store.renew_leases(&alice, share_id(1, 0).storage_index).await.expect("renewed");
+    site.clock.advance(10 * DAY_SECONDS);
+    lose(&site, &empty).await;
+    let epoch = restore(&pod.store, backup.name).await;
+    let removed = async || {
+        let leases = site.db.lease_page(None, 10).await.expect("lease_page").leases;
+        let request = ExpireLeases { run: RunId(1), policy: ExpirePolicy::default(), epoch, leases };
+        match site.db.expire_leases(request).await.expect("expire_leases") {
+            ExpireOutcome::Removed { leases, .. } => Some(leases.count),
+            ExpireOutcome::Forbidden => None,
+        }
+    };
+    assert_eq!(removed().await, None, "recovery mode");
+    site.ground.execute("UPDATE deployment SET mode = 0").await;
+    assert_eq!(removed().await, Some(0), "the renewal was lost with the database, not the promise");
+    site.clock.advance(LEASE_DURATION_SECONDS - 60);
+    assert_eq!(removed().await, Some(0));
+    site.clock.advance(2 * DAY_SECONDS);
+    assert_eq!(removed().await, Some(1));
 }
 
 async fn c4_a_deleter_that_slept_over_a_restore_deletes_nothing<G: Ground>() {

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use leasehold_core::accountant::Session;
+use leasehold_core::backend::Backend;
+use leasehold_core::chunk::ObjectName;
 use leasehold_core::classic::Version;
 use leasehold_core::clock::Timestamp;
 use leasehold_core::id::{ShareId, ShareNumber, StorageIndex};
@@ -118,7 +120,7 @@ async fn owner<L: LeaseDb>(db: &L, name: &str) -> Session {
     Session::on_behalf_of(account, usage)
 }
 
-async fn import_all<L: LeaseDb, B: leasehold_core::backend::Backend>(
+async fn import_all<L: LeaseDb, B: Backend>(
     pod: &Pod<L, B>,
     tree: &Tree,
     account: &str,
@@ -225,6 +227,11 @@ mod copying {
         }
         let again = export::run(&store, folder.path(), &progress).await.expect("another export");
         assert_eq!((again.shares_written, again.shares_there), (5, WHOLE - 5), "slots may have changed, buckets not");
+        // What is lost is counted, and the rest is written all the same.
+        let lost = site.db.find_share(share(4, 0)).await.expect("find_share").expect("there").locator.objects()[0];
+        site.objects.delete(&ObjectName::new(share(4, 0), lost).key()).await.expect("deleted");
+        let third = export::run(&store, folder.path(), &progress).await.expect("a third export");
+        assert_eq!((third.shares_written, third.shares_missing), (4, 1));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use leasehold_core::backend::Backend;
 use leasehold_core::clock::Clock;
@@ -135,6 +136,8 @@ impl Ground for OneMachine {
 pub struct Pods {
     database: PgDatabase,
     bucket: S3Bucket,
+    /// How many copies were kept.
+    pasts: AtomicU32,
 }
 
 impl Pods {
@@ -161,7 +164,8 @@ impl Ground for Pods {
     const UNCHARGE: &'static str = "UPDATE account_usage SET leased_bytes = 0, leased_shares = 0";
 
     async fn make() -> Self {
-        Self { database: PgDatabase::make().await, bucket: tokio::task::block_in_place(S3Bucket::make) }
+        let (database, bucket) = (PgDatabase::make().await, tokio::task::block_in_place(S3Bucket::make));
+        Self { database, bucket, pasts: AtomicU32::new(0) }
     }
 
     async fn open_db(&self, clock: &ManualClock) -> PgLeaseDb {
@@ -174,7 +178,7 @@ impl Ground for Pods {
     }
 
     async fn keep(&self) -> String {
-        let past = format!("{}_past", self.database.name);
+        let past = format!("{}_past{}", self.database.name, self.pasts.fetch_add(1, Ordering::Relaxed));
         Self::clone_database(&self.database.name, &past);
         past
     }

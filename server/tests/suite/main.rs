@@ -8,6 +8,7 @@ mod contract_backend;
 mod contract_leasedb;
 mod drain;
 mod expiry;
+mod foolscap;
 mod foreign;
 mod gbs;
 mod ground;

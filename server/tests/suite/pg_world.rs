@@ -81,6 +81,7 @@ impl World {
             shares: numbers.iter().map(|number| (ShareNumber::new(*number), self.id())).collect(),
             size_bytes: size,
             secret: upload_secret(1).hash(),
+            connection: None,
             idle_seconds: IDLE_SECONDS,
             backend_available_bytes: u64::MAX,
         }

@@ -6,7 +6,11 @@ mod beats;
 pub mod held;
 mod merging;
 mod pods;
+mod reconciling;
+mod recovery;
+mod settling;
 pub mod site;
+mod writers;
 
 use bytes::Bytes;
 use leasehold_core::backend::Backend;

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::places;
 
 mod client;
+pub mod foolscap;
 mod program;
 
 pub use client::{Connection, Request, Response, Tls, hex};
@@ -39,6 +40,7 @@ pub struct Server {
     pub db: SqliteLeaseDb,
     /// The `Authorization` of the first account.
     pub authorization: String,
+    furl: String,
     tls: Tls,
     folder: TempDir,
 }
@@ -85,6 +87,7 @@ impl Server {
         let handout = running.handout.as_ref().expect("a first account");
         let (pinned, swissnum) = nurl_parts(&handout.nurl);
         let (authorization, tls) = (authorization(&swissnum), Tls::pinning(&pinned));
+        let furl = handout.furl.clone();
         let data = DataDir::existing(folder.path()).expect("a data directory");
         let db = leasehold_leasedb::sqlite::SqliteLeaseDb::open(
             &data.database(),
@@ -92,11 +95,16 @@ impl Server {
             leasehold_core::lease::LeaseTerms::default(),
         )
         .expect("a second handle");
-        Self { running, db, authorization, tls, folder }
+        Self { running, db, authorization, furl, tls, folder }
     }
 
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Where clients of Foolscap find the first account.
+    pub fn furl(&self) -> leasehold_foolscap::Furl {
+        self.furl.parse().expect("a FURL")
     }
 
     /// Makes an account that this swissnum opens.

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use leasehold_e2e::process::wait_until;
-use leasehold_e2e::tahoe::{Check, Client, Format};
+use leasehold_e2e::tahoe::{Check, Client, Format, Protocol};
 
 use super::{ENCODING, Kept, PODS, World};
-use crate::grid::{KIB, by_length, bytes, ensure_same};
+use crate::grid::{KIB, by_length, bytes, ensure_same, over_both_protocols};
 
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(120);
 /// Short enough to see that the space of broken uploads is given back.
@@ -78,9 +78,10 @@ impl Slot {
     }
 }
 
-#[test]
-fn nothing_acknowledged_is_lost_while_pods_are_killed() -> Result<()> {
-    let mut world = World::start("pods-killed", "", CONFIG, &ENCODING)?;
+over_both_protocols!(nothing_acknowledged_is_lost_while_pods_are_killed);
+
+fn nothing_acknowledged_is_lost_while_pods_are_killed(protocol: Protocol) -> Result<()> {
+    let mut world = World::start_over("pods-killed", "", CONFIG, &ENCODING, protocol)?;
     let World { client, pods, .. } = &mut world;
     let (client, servers) = (&*client, &mut pods.servers);
     let (files, children) = (Kept::default(), Mutex::new(Vec::new()));

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use leasehold_e2e::process::wait_until;
-use leasehold_e2e::tahoe::{Encoding, Format};
+use leasehold_e2e::tahoe::{Encoding, Format, Protocol};
 
 use super::{Kept, PODS, World};
-use crate::grid::{KIB, MIB, bytes, ensure_same};
+use crate::grid::{KIB, MIB, bytes, ensure_same, over_both_protocols};
 
 const ACCOUNT: &str = "erin";
 const QUOTA: &str = "4MiB";
@@ -21,9 +21,10 @@ const FILES_MAX: usize = 7;
 const ONE_SHARE: Encoding = Encoding { needed: 1, happy: 1, total: 1 };
 const EFFECT_TIMEOUT: Duration = Duration::from_secs(60);
 
-#[test]
-fn full_account_is_refused_by_all_pods() -> Result<()> {
-    let world = World::start("pods-quota", "", "", &ONE_SHARE)?;
+over_both_protocols!(full_account_is_refused_by_all_pods);
+
+fn full_account_is_refused_by_all_pods(protocol: Protocol) -> Result<()> {
+    let world = World::start_over("pods-quota", "", "", &ONE_SHARE, protocol)?;
     let erin = world.pods.servers[0].create_account(ACCOUNT, Some(QUOTA))?;
     let client = world.add_client("client-of-erin", erin.servers_yaml, &ONE_SHARE)?;
     let within = || -> Result<()> {

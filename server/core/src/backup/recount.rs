@@ -145,7 +145,16 @@ mod tests {
     fn share(number: i64, kind: i64, state: i64, size: i64) -> Row {
         let numbers = [number, kind, state, size].map(Value::Integer);
         let [number, kind, state, size] = numbers;
-        vec![Value::Bytes(vec![7; 16]), number, kind, state, size, Value::Bytes(Vec::new()), Value::Integer(0)]
+        vec![
+            Value::Bytes(vec![7; 16]),
+            number,
+            kind,
+            state,
+            size,
+            Value::Bytes(Vec::new()),
+            Value::Integer(0),
+            Value::Null,
+        ]
     }
 
     fn lease(number: i64, account: i64) -> Row {

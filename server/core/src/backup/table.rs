@@ -210,6 +210,7 @@ pub static SHARES: Table = Table {
         integer("size_bytes"),
         bytes("locator"),
         integer("created_at"),
+        integer("lost_at").null().or(Absent::Null),
     ],
     key: 2,
     role: Role::Plain,
@@ -247,6 +248,7 @@ static GARBAGE: Table = Table {
         text("objects"),
         integer("bytes").or(Absent::Integer(0)),
         bytes("undo").null().or(Absent::Null),
+        id("upload_id").null().or(Absent::Null),
     ],
     key: 1,
     role: Role::Numbered,
@@ -304,7 +306,7 @@ pub static TABLES: [&Table; 13] = [
 ];
 
 /// Tables, and columns as `TABLE.COLUMN`, that no backup has, with the reason.
-pub const LEFT_OUT: [(&str, &str); 13] = [
+pub const LEFT_OUT: [(&str, &str); 15] = [
     ("deployment", "what is to be kept of it is in the manifest"),
     ("beats", "a restored database begins an epoch with a heart of its own"),
     ("uploads", "an upload does not outlive a restore: its pieces may be gone (review.md C3)"),
@@ -314,6 +316,8 @@ pub const LEFT_OUT: [(&str, &str); 13] = [
     ("accounts.reserved_bytes", "there are no uploads after a restore"),
     ("account_usage.reserved_bytes", "there are no uploads after a restore"),
     ("account_usage.stripe", "the number of counters an account has is each database's own business"),
+    ("recovered", "what was settled in an older epoch says nothing of this one"),
+    ("crawl_units", "the parts of a run end with it"),
     ("scattered.claimed_until", "no claim outlives a restore"),
     ("garbage.claimed_until", "no claim outlives a restore"),
     ("leasehold_migrations", "the schema's history is the database's own"),

@@ -105,7 +105,10 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         let epoch = self.begin_epoch(manifest).await?;
         let pages = self.backups().pages(manifest.clone())?;
         match self.db.import(Import::new(&manifest.instant, epoch), pages).await? {
-            ImportOutcome::Done => Ok(Restored { verified, epoch }),
+            ImportOutcome::Done => {
+                self.note_deployment(&self.db.deployment().await?);
+                Ok(Restored { verified, epoch })
+            }
             ImportOutcome::NotEmpty => Err(BackupError::NotEmpty),
         }
     }

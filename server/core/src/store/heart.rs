@@ -90,7 +90,8 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     async fn take_over(&self, foreign: Claim) -> Result<Claim> {
         let Claim::Foreign { theirs, silent_seconds, .. } = &foreign else { return Ok(foreign) };
         let marks = self.names(MARK_FOLDER).await?;
-        let is_silent = silent_seconds.is_none_or(|seconds| seconds >= SILENCE_SECONDS);
+        // One without a beat may be beginning at this moment.
+        let is_silent = silent_seconds.is_some_and(|seconds| seconds >= SILENCE_SECONDS);
         let Some(deployment) = marked_deployment(theirs).filter(|_| is_silent && marks.len() == 1) else {
             return Ok(foreign);
         };

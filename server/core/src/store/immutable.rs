@@ -15,9 +15,11 @@ use crate::leasedb::{Allocate, AllocateOutcome, LeaseDb, LeaseDbError, RecordChu
 use crate::locator::Segment;
 use crate::secret::UploadSecret;
 use crate::share::{ShareKind, ShareState};
+use crate::tub::TubConnection;
 
 /// How often an allocation that meets overdue uploads is tried again after they were ended.
 const OVERDUE_ATTEMPTS_MAX: usize = 5;
+const ABANDONED_AT_ONCE: u32 = 100;
 
 /// The two answers to an allocation (`gbs.md` 8.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +52,20 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         size_bytes: u64,
         secret: &UploadSecret,
     ) -> Result<Allocated> {
+        self.allocate(session, storage_index, share_numbers, size_bytes, secret, None).await
+    }
+
+    /// As [`allocate_bucket`](Self::allocate_bucket); uploads of a `connection` are found by
+    /// [`end_abandoned`](Self::end_abandoned) when their Tub has another one.
+    pub(super) async fn allocate(
+        &self,
+        session: &Session,
+        storage_index: StorageIndex,
+        share_numbers: &[ShareNumber],
+        size_bytes: u64,
+        secret: &UploadSecret,
+        connection: Option<&TubConnection>,
+    ) -> Result<Allocated> {
         self.touch(storage_index).await?;
         let now = self.recent_time().await?;
         let fits = size_bytes <= self.options.immutable_share_max_bytes;
@@ -60,6 +76,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             shares: wanted.iter().map(|number| (*number, self.entropy.object_id(now))).collect(),
             size_bytes,
             secret: secret.hash(),
+            connection: connection.cloned(),
             idle_seconds: self.options.upload_idle_seconds,
             backend_available_bytes: self.backend_available_bytes.load(std::sync::atomic::Ordering::Relaxed),
         };
@@ -138,6 +155,46 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         })
     }
 
+    /// Sets an upload's deadline back to the full time; nothing if it has ended.
+    ///
+    /// # Errors
+    /// The lease database does not answer.
+    pub async fn keep_upload(&self, share: ShareId, secret: &UploadSecret) -> Result<()> {
+        let (_, upload) = self.db.find_upload(share).await?;
+        // Of an empty share nothing is missing: to record nothing would be to finish it.
+        let Some(upload) = upload.filter(|upload| upload.secret == secret.hash() && upload.size_bytes > 0) else {
+            return Ok(());
+        };
+        let nothing = RecordChunks {
+            share,
+            upload: upload.id,
+            seen_received_bytes: upload.received_bytes,
+            chunks: Vec::new(),
+            found: false,
+            epoch: upload.epoch,
+            idle_seconds: self.options.upload_idle_seconds,
+        };
+        // Whoever recorded bytes meanwhile has set the deadline, too.
+        Ok(self.db.record_chunks(nothing).await.map(drop)?)
+    }
+
+    /// Ends what other connections of this Tub began and left when they died, whichever process they were connected to.
+    ///
+    /// # Errors
+    /// The lease database does not answer; what was ended until then is ended.
+    pub async fn end_abandoned(&self, connection: &TubConnection) -> Result<u64> {
+        let mut ended = 0;
+        loop {
+            let abandoned = self.db.abandoned_uploads(connection.clone(), ABANDONED_AT_ONCE).await?;
+            if abandoned.is_empty() {
+                return Ok(ended);
+            }
+            for (share, upload) in abandoned {
+                ended += u64::from(self.db.end_upload(share, upload, Vec::new(), false).await?);
+            }
+        }
+    }
+
     /// Forgets an upload (`gbs.md` 8.3).
     ///
     /// # Errors
@@ -186,6 +243,9 @@ impl<L: LeaseDb, B: Backend> Writing<'_, L, B> {
     async fn receive(&mut self, range: Range<u64>, body: ByteStream) -> Result<(), Failure> {
         let body = Body::new(body);
         let mut conflict = false;
+        if self.upload.size_bytes == 0 {
+            self.store_object(&body, 0..0).await?;
+        }
         for part in bucket::split_write(&range, &self.upload.chunks) {
             match part {
                 // Nothing of a write that conflicts is kept, so nothing more is stored once it does.
@@ -208,17 +268,22 @@ impl<L: LeaseDb, B: Backend> Writing<'_, L, B> {
         let mut at = range.start;
         while at < range.end {
             let end = range.end.min(at + self.store.options.object_max_bytes);
-            let object = self.name_object(at..end);
-            let name = ObjectName::new(self.upload.share, object);
-            let result = self.store.backend.put(&name.key(), end - at, body.take(end - at)).await;
-            // An unanswered put may have stored the object, so it is among what is thrown away then.
-            if matches!(result, Ok(()) | Err(BackendError::Unavailable(_))) {
-                self.stored.push(Chunk { range: at..end, object, digest: Some(body.digest()) });
-            }
-            result?;
+            self.store_object(body, at..end).await?;
             at = end;
         }
         Ok(())
+    }
+
+    async fn store_object(&mut self, body: &Body, range: Range<u64>) -> Result<()> {
+        let object = self.name_object(range.clone());
+        let name = ObjectName::new(self.upload.share, object);
+        let length = range.end - range.start;
+        let result = self.store.backend.put(&name.key(), length, body.take(length)).await;
+        // An unanswered put may have stored the object, so it is among what is thrown away then.
+        if matches!(result, Ok(()) | Err(BackendError::Unavailable(_))) {
+            self.stored.push(Chunk { range, object, digest: Some(body.digest()) });
+        }
+        Ok(result?)
     }
 
     fn name_object(&self, range: Range<u64>) -> StoreObject {

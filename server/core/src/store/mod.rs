@@ -8,6 +8,7 @@
 mod backup;
 mod body;
 mod classic;
+mod bucket_writer;
 mod collect;
 mod expire;
 mod export;
@@ -28,6 +29,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 pub use backup::Restored;
 pub use body::Payload;
+pub use bucket_writer::{BucketWriter, HOLES_MAX_BYTES};
 pub use collect::Collected;
 pub use expire::{ExpireProgress, ExpireReport, ExpireRequest, Expired};
 pub use export::Outgoing;
@@ -96,6 +98,12 @@ pub enum StoreError {
     /// Larger than any share may be.
     #[error("a share may have at most {max_bytes} bytes")]
     TooLarge {
+        /// The limit in bytes.
+        max_bytes: u64,
+    },
+    /// More bytes of a share were never written than are filled with zeros.
+    #[error("more than {max_bytes} bytes of the share were never written")]
+    Sparse {
         /// The limit in bytes.
         max_bytes: u64,
     },
@@ -195,6 +203,8 @@ pub struct Store<L, B> {
     /// Whose time that of the lease database is compared with before anything is destroyed.
     host_clock: Option<Arc<dyn Clock>>,
     backend_contact: Contact,
+    /// What all bucket writers keep in memory, in bytes.
+    gathered_bytes: Arc<AtomicU64>,
     /// Rows of immutable shares that were read lately.
     rows: Arc<RowCache>,
     /// When the lease database was last asked for a row in vain, in milliseconds of `clock`; 0: it answered since.
@@ -217,6 +227,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             clock: Arc::new(SystemSteadyClock::default()),
             host_clock: None,
             backend_contact: Contact::default(),
+            gathered_bytes: Arc::default(),
             rows: Arc::default(),
             rows_asked_in_vain_at: AtomicU64::new(0),
             recovering: AtomicU64::new(0),

@@ -4,6 +4,7 @@
 //! swapping the slot's token. If another writer was first, starts again from the new snapshot.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
@@ -85,7 +86,8 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
                 return Err(StoreError::WrongKind);
             }
             let success = self.tests_hold(storage_index, &snapshot, request).await?;
-            let outcome = ReadTestWriteOutcome { success, data: read_data(storage_index, &snapshot, request) };
+            let data = read_stable(storage_index, &snapshot, &request.reads).collect();
+            let outcome = ReadTestWriteOutcome { success, data };
             if !success || request.vectors.is_empty() {
                 return Ok(outcome);
             }
@@ -144,9 +146,14 @@ fn stable(slot: &SlotSnapshot) -> impl Iterator<Item = &ShareRow> {
     slot.shares.iter().filter(|row| row.state == ShareState::Stable)
 }
 
-fn read_data(index: StorageIndex, slot: &SlotSnapshot, request: &ReadTestWrite) -> Vec<(ShareNumber, Vec<ShareSlice>)> {
-    let read = |row: &ShareRow| request.reads.iter().map(|range| ShareSlice::new(index, row, range.clone())).collect();
-    stable(slot).map(|row| (row.number, read(row))).collect()
+/// What `reads` find in each share of a slot.
+pub(super) fn read_stable(
+    index: StorageIndex,
+    slot: &SlotSnapshot,
+    reads: &[Range<u64>],
+) -> impl Iterator<Item = (ShareNumber, Vec<ShareSlice>)> {
+    stable(slot)
+        .map(move |row| (row.number, reads.iter().map(|range| ShareSlice::new(index, row, range.clone())).collect()))
 }
 
 /// One attempt of a write on one snapshot.

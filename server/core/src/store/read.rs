@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::body::zeros;
+use super::mutable::read_stable;
 use super::rows::FRESH;
 use super::{Result, Store, StoreError};
 use crate::backend::{Backend, BackendError, ByteStream};
@@ -54,6 +55,40 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     pub async fn list_shares(&self, kind: ShareKind, storage_index: StorageIndex) -> Result<Vec<ShareNumber>> {
         self.touch(storage_index).await?;
         Ok(self.db.list_numbers(storage_index, kind).await?)
+    }
+
+    /// The numbers of all finished immutable shares, which are about to be read.
+    ///
+    /// # Errors
+    /// The lease database does not answer.
+    pub async fn open_bucket(&self, storage_index: StorageIndex) -> Result<Vec<ShareNumber>> {
+        let now = self.clock.elapsed();
+        let rows = self.db.list_shares(storage_index).await?;
+        let finished = |row: &ShareRow| row.kind == ShareKind::Immutable && row.state == ShareState::Stable;
+        let mut numbers = Vec::new();
+        for row in rows.into_iter().filter(finished) {
+            numbers.push(row.number);
+            self.rows.keep(ShareId::new(storage_index, row.number), Arc::new(row), now);
+        }
+        Ok(numbers)
+    }
+
+    /// What `reads` find in shares of a slot (all if none is named), of one moment.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongKind`] if there are immutable shares.
+    pub async fn read_slot(
+        &self,
+        storage_index: StorageIndex,
+        share_numbers: &[ShareNumber],
+        reads: &[Range<u64>],
+    ) -> Result<Vec<(ShareNumber, Vec<ShareSlice>)>> {
+        let slot = self.db.read_slot(storage_index).await?;
+        if slot.has_immutable {
+            return Err(StoreError::WrongKind);
+        }
+        let named = |(number, _): &(ShareNumber, _)| share_numbers.is_empty() || share_numbers.contains(number);
+        Ok(read_stable(storage_index, &slot, reads).filter(named).collect())
     }
 
     /// The row of a finished share, as it is now.

@@ -16,6 +16,7 @@ use crate::clock::Timestamp;
 use crate::crawl::brake::brake;
 use crate::crawl::unit::{Prefix, UNIT_CLAIM_SECONDS, UNIT_OBJECTS_MAX, UnitEnd};
 use crate::crawl::{Findings, ORPHAN_AGE_SECONDS};
+use crate::expiry::brake_on_clocks;
 use crate::id::{ObjectId, ShareId, StorageIndex};
 use crate::leasedb::{Deployment, LeaseDb, Mode, NAME_FENCE_SECONDS, TickOutcome};
 use crate::run::{Run, Totals};
@@ -111,10 +112,13 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
                 return Ok(Some("the mark of this deployment is not in the backend: is it the right one?".to_owned()));
             }
         }
-        let lost = matches!(self.tick().await?, Some(TickOutcome::Loss(_)));
-        Ok(lost.then(|| {
-            "the lease database has lost commits since the run began; the next run brings back what was lost".to_owned()
-        }))
+        if matches!(self.tick().await?, Some(TickOutcome::Loss(_))) {
+            let text =
+                "the lease database has lost commits since the run began; the next run brings back what was lost";
+            return Ok(Some(text.to_owned()));
+        }
+        // The age of objects is told by a clock (`review.md` A13).
+        Ok(brake_on_clocks(self.clock_skew_seconds().await?))
     }
 
     /// Lists the unit and reads its rows: what is named and not there, or there and not named?

@@ -38,6 +38,7 @@ use crate::leasedb::{
 use crate::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use crate::secret::SecretHash;
 use crate::share::ShareKind;
+use crate::tub::TubConnection;
 
 type Result<T, E = LeaseDbError> = std::result::Result<T, E>;
 
@@ -380,6 +381,7 @@ pass_on! {
     fn record_chunks(request: RecordChunks) -> RecordOutcome;
     fn end_upload(share: ShareId, upload: ObjectId, strays: Vec<StoreObject>, overdue_only: bool) -> bool;
     fn overdue_uploads(max: u32) -> Vec<(ShareId, ObjectId)>;
+    fn abandoned_uploads(connection: TubConnection, max: u32) -> Vec<(ShareId, ObjectId)>;
     fn list_shares(storage_index: StorageIndex) -> Vec<ShareRow>;
     fn list_numbers(storage_index: StorageIndex, kind: ShareKind) -> Vec<ShareNumber>;
     fn find_share(share: ShareId) -> Option<ShareRow>;

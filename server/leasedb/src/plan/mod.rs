@@ -25,6 +25,7 @@ use leasehold_core::locator::Locator;
 use leasehold_core::run::{RunId, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::{ShareKind, ShareState};
+use leasehold_core::tub::TubConnection;
 
 use crate::removed::Removed;
 
@@ -151,6 +152,7 @@ pub(crate) struct NewUpload {
     pub(crate) account: AccountId,
     pub(crate) size_bytes: u64,
     pub(crate) secret: SecretHash,
+    pub(crate) connection: Option<TubConnection>,
     pub(crate) deadline: Timestamp,
 }
 

@@ -68,6 +68,7 @@ pub(crate) fn allocate(
             account: caller.account.id,
             size_bytes: request.size_bytes,
             secret: request.secret,
+            connection: request.connection.clone(),
             deadline: draft.after(request.idle_seconds),
         }));
         draft.add_usage(caller.account.id, 0, 0, integer(bytes)?);

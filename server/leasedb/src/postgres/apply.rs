@@ -26,10 +26,11 @@ sql!(
 );
 sql!(
     INSERT_UPLOAD,
-    [UUID, INT2, UUID, INT4, INT8, BYTEA, INT8],
+    [UUID, INT2, UUID, INT4, INT8, BYTEA, INT8, BYTEA, UUID, TEXT],
     "-- insert_upload
-    INSERT INTO uploads (si, shnum, upload_id, account_id, size_bytes, secret_hash, created_at, deadline)
-    VALUES ($1, $2, $3, $4, $5, $6, extract(epoch FROM now())::bigint, $7)"
+    INSERT INTO uploads (si, shnum, upload_id, account_id, size_bytes, secret_hash, created_at, deadline,
+                         tub_id, connection_id, incarnation)
+    VALUES ($1, $2, $3, $4, $5, $6, extract(epoch FROM now())::bigint, $7, $8, $9, $10)"
 );
 sql!(
     INSERT_CHUNK,
@@ -231,6 +232,9 @@ fn call_of(write: Write) -> Result<Call> {
             integer(new.size_bytes)?,
             new.secret.as_bytes().to_vec(),
             new.deadline.seconds(),
+            new.connection.as_ref().map(|connection| connection.tub_id.0.to_vec()),
+            new.connection.as_ref().map(|connection| Uuid(connection.id)),
+            new.connection.as_ref().map(|connection| connection.incarnation().to_owned()),
         ),
         Write::InsertChunk(share, chunk) => call!(
             INSERT_CHUNK,

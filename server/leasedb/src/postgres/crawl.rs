@@ -246,7 +246,7 @@ sql!(
     SELECT count(*)
     FROM runs
     WHERE kind = 2 AND state = 1 AND NOT dry_run
-      AND started_at >= (SELECT lost_at FROM shares WHERE si = $1 AND shnum = $2)"
+      AND started_at > (SELECT lost_at FROM shares WHERE si = $1 AND shnum = $2)"
 );
 
 async fn settle_in(tx: &mut Tx<'_>, request: &Settle) -> Decided<SettleOutcome> {

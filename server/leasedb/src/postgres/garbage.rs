@@ -7,6 +7,7 @@ use leasehold_core::chunk::ObjectName;
 use leasehold_core::clock::Timestamp;
 use leasehold_core::id::{ObjectId, ShareId, StorageIndex};
 use leasehold_core::leasedb::{Epoch, Garbage, Result, Scattered};
+use leasehold_core::tub::TubConnection;
 
 use super::PgLeaseDb;
 use super::load::{self, get, now};
@@ -28,6 +29,15 @@ sql!(
     WHERE deadline <= $1
     ORDER BY deadline
     LIMIT $2"
+);
+sql!(
+    ABANDONED,
+    [BYTEA, UUID, INT8],
+    "-- abandoned_uploads
+    SELECT si, shnum, upload_id
+    FROM uploads
+    WHERE tub_id = $1 AND connection_id <> $2
+    LIMIT $3"
 );
 sql!(
     DUE_GARBAGE,
@@ -183,15 +193,26 @@ async fn claim(tx: &mut Tx<'_>, &Claim { epoch, now, max, claim_seconds }: &Clai
     Ok((garbage, vec![call!(MAY_DELETE, epoch)]))
 }
 
+/// Share and id of an upload of `si, shnum, upload_id`.
+fn upload_key(row: &tokio_postgres::Row) -> Result<(ShareId, ObjectId)> {
+    let share = ShareId::new(load::storage_index(row, 0)?, load::share_number(get(row, 1, "upload")?)?);
+    Ok((share, ObjectId::new(get::<Uuid>(row, 2, "upload")?.0)))
+}
+
 impl PgLeaseDb {
     pub(super) async fn read_overdue_uploads(&self, max: u32) -> Result<Vec<(ShareId, ObjectId)>> {
         let now = self.read_now().await?.seconds();
         let rows = self.query("overdue_uploads", call!(OVERDUE, now, i64::from(max))).await?;
-        let upload = |row: &tokio_postgres::Row| {
-            let share = ShareId::new(load::storage_index(row, 0)?, load::share_number(get(row, 1, "upload")?)?);
-            Ok((share, ObjectId::new(get::<Uuid>(row, 2, "upload")?.0)))
-        };
-        rows.iter().map(upload).collect()
+        rows.iter().map(upload_key).collect()
+    }
+
+    pub(super) async fn read_abandoned_uploads(
+        &self,
+        connection: &TubConnection,
+        max: u32,
+    ) -> Result<Vec<(ShareId, ObjectId)>> {
+        let call = call!(ABANDONED, connection.tub_id.0.to_vec(), Uuid(connection.id), i64::from(max));
+        self.query("abandoned_uploads", call).await?.iter().map(upload_key).collect()
     }
 
     pub(super) async fn change_claim_garbage(

@@ -48,6 +48,7 @@ use leasehold_core::leasedb::{
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
+use leasehold_core::tub::TubConnection;
 
 pub use connect::{Authorities, PgOptions, Tls};
 pub use facts::{PgFacts, facts};
@@ -158,6 +159,10 @@ impl LeaseDb for PgLeaseDb {
 
     async fn overdue_uploads(&self, max: u32) -> Result<Vec<(ShareId, ObjectId)>> {
         self.read_overdue_uploads(max).await
+    }
+
+    async fn abandoned_uploads(&self, connection: TubConnection, max: u32) -> Result<Vec<(ShareId, ObjectId)>> {
+        self.read_abandoned_uploads(&connection, max).await
     }
 
     async fn list_shares(&self, storage_index: StorageIndex) -> Result<Vec<ShareRow>> {

@@ -5,6 +5,7 @@ use leasehold_core::clock::Timestamp;
 use leasehold_core::id::{AccountId, ShareId};
 use leasehold_core::leasedb::Result;
 use leasehold_core::run::RunId;
+use leasehold_core::tub::TubConnection;
 
 use super::Tx;
 use crate::columns::{kind_number, names_to_text, object_to_blob, reason_number};
@@ -179,8 +180,10 @@ impl Tx<'_> {
 
     fn insert_upload(&self, new: &NewUpload) -> Result<()> {
         let sql = "-- insert_upload
-            INSERT INTO uploads (si, shnum, upload_id, account_id, size_bytes, secret_hash, created_at, deadline)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+            INSERT INTO uploads (si, shnum, upload_id, account_id, size_bytes, secret_hash, created_at, deadline,
+                                 tub_id, connection_id, incarnation)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+        let connection = new.connection.as_ref();
         let params = (
             new.share.storage_index.as_bytes(),
             new.share.number.get(),
@@ -190,6 +193,9 @@ impl Tx<'_> {
             new.secret.as_bytes(),
             self.now_seconds(),
             new.deadline.seconds(),
+            connection.map(|connection| connection.tub_id.0),
+            connection.map(|connection| connection.id),
+            connection.map(TubConnection::incarnation),
         );
         self.execute(sql, params).map(drop)
     }

@@ -285,7 +285,7 @@ impl Tx<'_> {
             SELECT count(*)
             FROM runs
             WHERE kind = 2 AND state = 1 AND NOT dry_run
-              AND started_at >= (SELECT lost_at FROM shares WHERE si = ?1 AND shnum = ?2)";
+              AND started_at > (SELECT lost_at FROM shares WHERE si = ?1 AND shnum = ?2)";
         let key = (share.storage_index.as_bytes(), share.number.get());
         let missed: u32 = self.query(sql, key, |row| row.get(0))?.pop().unwrap_or_default();
         if missed < CYCLES_BEFORE_FORGETTING {

@@ -43,6 +43,7 @@ use leasehold_core::leasedb::{
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
+use leasehold_core::tub::TubConnection;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
@@ -279,6 +280,10 @@ impl LeaseDb for SqliteLeaseDb {
 
     async fn overdue_uploads(&self, max: u32) -> Result<Vec<(ShareId, ObjectId)>> {
         self.read(move |tx| tx.overdue_uploads(max)).await
+    }
+
+    async fn abandoned_uploads(&self, connection: TubConnection, max: u32) -> Result<Vec<(ShareId, ObjectId)>> {
+        self.read(move |tx| tx.abandoned_uploads(&connection, max)).await
     }
 
     async fn list_shares(&self, storage_index: StorageIndex) -> Result<Vec<ShareRow>> {

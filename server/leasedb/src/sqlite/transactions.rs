@@ -10,6 +10,8 @@ use leasehold_core::leasedb::{
     Relocate, RenewOutcome, Result, SlotSnapshot,
 };
 use leasehold_core::share::{ShareKind, ShareState};
+use leasehold_core::tub::TubConnection;
+use rusqlite::Row;
 
 use super::Tx;
 use crate::columns::{kind_number, lease_of, names_of, unsigned};
@@ -75,10 +77,16 @@ impl Tx<'_> {
             WHERE deadline <= ?1
             ORDER BY deadline
             LIMIT ?2";
-        self.query(sql, (self.now_seconds(), max), |row| {
-            let index = StorageIndex::new(row.get(0)?);
-            Ok((ShareId::new(index, ShareNumber::new(row.get(1)?)), ObjectId::new(row.get(2)?)))
-        })
+        self.query(sql, (self.now_seconds(), max), upload_key)
+    }
+
+    pub(super) fn abandoned_uploads(&self, connection: &TubConnection, max: u32) -> Result<Vec<(ShareId, ObjectId)>> {
+        let sql = "-- abandoned_uploads
+            SELECT si, shnum, upload_id
+            FROM uploads
+            WHERE tub_id = ?1 AND connection_id <> ?2
+            LIMIT ?3";
+        self.query(sql, (connection.tub_id.0, connection.id, max), upload_key)
     }
 
     pub(super) fn list_numbers(&self, storage_index: StorageIndex, kind: ShareKind) -> Result<Vec<ShareNumber>> {
@@ -192,6 +200,12 @@ impl Tx<'_> {
         );
         self.execute(sql, params).map(drop)
     }
+}
+
+/// Share and id of an upload of `si, shnum, upload_id`.
+fn upload_key(row: &Row<'_>) -> rusqlite::Result<(ShareId, ObjectId)> {
+    let index = StorageIndex::new(row.get(0)?);
+    Ok((ShareId::new(index, ShareNumber::new(row.get(1)?)), ObjectId::new(row.get(2)?)))
 }
 
 fn has_lost(view: &View, number: ShareNumber) -> bool {

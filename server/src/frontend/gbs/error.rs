@@ -4,6 +4,8 @@ use http::StatusCode;
 use leasehold_core::account::AccountState;
 use leasehold_core::store::StoreError;
 
+use crate::frontend::log_failure;
+
 /// An answer that says no: a status and a short text without internals or secrets.
 #[derive(Debug)]
 pub struct Refusal {
@@ -40,7 +42,7 @@ impl From<StoreError> for Refusal {
             StoreError::AlreadyComplete => StatusCode::METHOD_NOT_ALLOWED,
             StoreError::Conflict | StoreError::WrongKind => StatusCode::CONFLICT,
             StoreError::OutOfBounds { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            StoreError::BodyLength => StatusCode::BAD_REQUEST,
+            StoreError::BodyLength | StoreError::Sparse { .. } => StatusCode::BAD_REQUEST,
             StoreError::BodyBroken(source) if source.kind() == std::io::ErrorKind::TimedOut => {
                 StatusCode::REQUEST_TIMEOUT
             }
@@ -53,17 +55,7 @@ impl From<StoreError> for Refusal {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         };
-        match &error {
-            StoreError::Vanished(share) => tracing::error!(%share, "the bytes of a share are not in the backend"),
-            StoreError::LeaseDb(source) => {
-                tracing::error!(error = %source, cause = ?std::error::Error::source(source), "the lease database failed");
-            }
-            StoreError::Backend(source) => {
-                tracing::error!(error = %source, cause = ?std::error::Error::source(source), "the backend failed");
-            }
-            StoreError::Full => tracing::warn!("the backend is full"),
-            _ => {}
-        }
+        log_failure(&error);
         let text = if status == StatusCode::SERVICE_UNAVAILABLE {
             "the server cannot do this now; try again later".to_owned()
         } else {

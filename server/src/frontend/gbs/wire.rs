@@ -11,6 +11,7 @@ use leasehold_core::slot::{ReadTestWrite, ShareVectors, TestVector, WriteVector}
 use leasehold_core::store::{Allocated, ReadTestWriteOutcome, ShareSlice, Space};
 
 use super::cbor::{Malformed, Reader};
+use crate::frontend::APPLICATION_VERSION;
 
 /// Largest allocate request, in bytes (the released server's limit).
 pub const ALLOCATE_BODY_MAX: u64 = 8192;
@@ -283,8 +284,7 @@ pub fn write_version(space: &Space) -> Bytes {
     entry(b"maximum-immutable-share-size", space.immutable_share_max_bytes);
     entry(b"maximum-mutable-share-size", space.mutable_share_max_bytes);
     entry(b"available-space", space.available_bytes);
-    let version = concat!("leasehold/", env!("CARGO_PKG_VERSION"));
-    writer.bytes(b"application-version").bytes(version.as_bytes()).take()
+    writer.bytes(b"application-version").bytes(APPLICATION_VERSION.as_bytes()).take()
 }
 
 /// A response in parts: bytes, and slices of shares whose bytes belong in between.

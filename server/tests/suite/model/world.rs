@@ -92,6 +92,8 @@ impl<G: Ground> World<G> {
         let (store, plain) = Self::stores(&db, &objects, &faults, 1);
         let world =
             Self { clock, faults, settings, accounts, db, objects, store, plain, accountant, incarnation: 1, ground };
+        // As every server does before anything else.
+        world.plain.claim_backend().await.expect("the backend is ours");
         world.store.refresh_space().await.expect("room is known");
         world
     }
@@ -417,5 +419,6 @@ pub const fn variant(error: &StoreError) -> &'static str {
         StoreError::Vanished(_) => "Vanished",
         StoreError::LeaseDb(_) => "LeaseDb",
         StoreError::Backend(_) => "Backend",
+        StoreError::Sparse { .. } => "Sparse",
     }
 }

@@ -155,7 +155,8 @@ async fn serve<H: Handler>(handler: H, tls: Option<TlsAcceptor>, metrics: &Arc<M
     let patience = Duration::from_secs(60);
     let deadlines = Deadlines { header: patience, idle: patience, stall: patience };
     let handler = Arc::new(handler);
-    let listener = Listener { handler, tls, deadlines, connections_max: 100, metrics: metrics.clone() };
+    let listener =
+        Listener { handler, tls, clear_text: None, deadlines, connections_max: 100, metrics: metrics.clone() };
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = socket.local_addr().expect("an address");
     tokio::spawn(listener.run(socket, drain.clone()));

@@ -78,6 +78,13 @@ impl<G: Ground> Site<G> {
         Pod { store: self.store(self.ground.open_db(&self.clock).await, self.ground.open_objects()) }
     }
 
+    /// A far pod that knows whether the lease database recovers.
+    pub async fn told_pod(&self) -> Pod<G::Db, G::Objects> {
+        let pod = self.far_pod().await;
+        pod.store.refresh_space().await.expect("told");
+        pod
+    }
+
     /// What the backend has under a prefix.
     pub async fn listed(&self, prefix: &str) -> Vec<ListedObject> {
         let page = self.objects.list(prefix, None, 10_000).await.expect("list");

@@ -17,7 +17,7 @@ fn manifest(parts: Vec<Part>) -> Manifest {
 
 fn share(number: i64) -> Row {
     let [number, kind, state, size, at] = [number, 0, 1, 100, 5].map(Value::Integer);
-    vec![Value::Bytes(vec![7; 16]), number, kind, state, size, Value::Bytes(vec![1, 2]), at]
+    vec![Value::Bytes(vec![7; 16]), number, kind, state, size, Value::Bytes(vec![1, 2]), at, Value::Null]
 }
 
 /// A part with a page of shares.

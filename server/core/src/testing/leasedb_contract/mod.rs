@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod backups;
 mod bench;
+pub mod crawl;
 pub mod expiry;
 pub mod garbage;
 pub mod leases;
@@ -65,7 +66,8 @@ macro_rules! leasedb_contract {
                 a_chunk_of_an_old_object_is_refused,
                 a_slot_takes_no_uploads,
                 an_upload_never_joins_a_slot,
-                an_empty_share_is_granted_and_never_finished,
+                an_empty_share_is_finished_by_an_empty_object,
+                what_other_connections_of_a_tub_began_is_abandoned,
             ],
             slots: [
                 the_first_write_makes_the_slot,
@@ -157,6 +159,16 @@ macro_rules! leasedb_contract {
                 a_permission_is_not_lost_on_a_run_that_does_not_begin,
                 old_runs_are_forgotten,
                 of_many_that_begin_at_once_one_does,
+            ],
+            crawl: [
+                a_complete_object_without_a_row_is_adopted_when_it_is_old,
+                a_share_whose_object_is_gone_is_lost_until_it_is_back,
+                what_nothing_names_is_garbage_and_what_is_on_its_way_is_not,
+                what_was_seen_before_a_change_decides_nothing,
+                shares_are_paged_by_the_beginning_of_their_storage_index,
+                units_are_shared_counted_once_and_split,
+                a_database_takes_over_only_before_it_begins,
+                recovery_ends_only_after_a_run_that_compared_everything,
             ],
             schedule: [
                 usage_equals_a_recount_after_any_schedule,

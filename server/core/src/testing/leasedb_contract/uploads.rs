@@ -5,11 +5,14 @@
 use super::MakeLeaseDb;
 use super::bench::{Bench, IDLE_SECONDS, sets};
 use crate::account::{AccountState, Usage};
+use crate::bucket::Chunk;
+use crate::chunk::StoreObject;
 use crate::clock::{Clock, Timestamp};
 use crate::lease::LEASE_DURATION_SECONDS;
-use crate::leasedb::{AccountChange, AllocateOutcome, CommitOutcome, LeaseDb, RecordOutcome};
+use crate::leasedb::{AccountChange, Allocate, AllocateOutcome, CommitOutcome, LeaseDb, RecordOutcome};
 use crate::share::{ShareKind, ShareState};
 use crate::testing::values::{share_id, storage_index};
+use crate::tub::{TubConnection, TubId};
 
 pub async fn an_upload_becomes_a_leased_share_when_nothing_is_missing<M: MakeLeaseDb>() {
     let bench = Bench::new::<M>().await;
@@ -123,7 +126,7 @@ pub async fn room_in_the_backend_counts_open_uploads<M: MakeLeaseDb>() {
     let (alice, bob) = (bench.account("alice", None).await, bench.account("bob", None).await);
     let room = |account, index, numbers: &[u8], size| {
         let request = bench.request(account, storage_index(index), numbers, size);
-        crate::leasedb::Allocate { backend_available_bytes: 10_000, ..request }
+        Allocate { backend_available_bytes: 10_000, ..request }
     };
     let (_, first) = sets(bench.db.allocate(room(alice, 1, &[0, 1, 2], 4000)).await.expect("allocate"));
     assert_eq!(first.len(), 2, "each share granted takes its size from what remains");
@@ -306,11 +309,56 @@ pub async fn an_upload_never_joins_a_slot<M: MakeLeaseDb>() {
     }
 }
 
-pub async fn an_empty_share_is_granted_and_never_finished<M: MakeLeaseDb>() {
+pub async fn an_empty_share_is_finished_by_an_empty_object<M: MakeLeaseDb>() {
     let bench = Bench::new::<M>().await;
     let (alice, index, share) = (bench.account("alice", None).await, storage_index(1), share_id(1, 0));
     assert_eq!(bench.allocate(alice, index, &[0], 0).await, (vec![], vec![0]));
     assert!(bench.db.find_share(share).await.expect("find_share").is_none());
+    let id = bench.upload_id(share).await;
+    let none = bench.record_raw(share, id, 0, Vec::new()).await;
+    assert!(none.is_err(), "nothing could be rebuilt of a share without an object: {none:?}");
+    let object = StoreObject::Whole { upload: id, account: alice, put: bench.id() };
+    let empty = Chunk { range: 0..0, object, digest: None };
+    let outcome = bench.record_raw(share, id, 0, vec![empty]).await.expect("record_chunks");
+    assert_eq!(outcome, RecordOutcome::Finished);
+    let row = bench.db.find_share(share).await.expect("find_share").expect("there");
+    assert_eq!((row.size_bytes, row.locator.objects()), (0, vec![object]));
+    assert_eq!(bench.usage(alice).await, Usage { used_bytes: 12, reserved_bytes: 0, shares: 1 });
+
+    bench.allocate(alice, storage_index(2), &[0], 0).await;
     bench.clock.set(Timestamp::from_seconds(bench.clock.now().seconds() + IDLE_SECONDS + 1));
     assert_eq!(bench.db.overdue_uploads(10).await.expect("overdue_uploads").len(), 1);
+}
+
+pub async fn what_other_connections_of_a_tub_began_is_abandoned<M: MakeLeaseDb>() {
+    let bench = Bench::new::<M>().await;
+    let (alice, bob) = (bench.account("alice", None).await, bench.account("bob", None).await);
+    let connection = |tub: u8, id: u8| TubConnection::new(TubId([tub; 20]), "0123456789abcdef", [id; 16]);
+    let begin = |account, index, numbers: &[u8], connection| {
+        let request = Allocate { connection, ..bench.request(account, storage_index(index), numbers, 100) };
+        let db = bench.db.clone();
+        async move { sets(db.allocate(request).await.expect("allocate")).1 }
+    };
+    assert_eq!(begin(alice, 1, &[0, 1], Some(connection(1, 1))).await, [0, 1]);
+    assert_eq!(begin(bob, 2, &[0], Some(connection(1, 1))).await, [0]);
+    assert_eq!(begin(alice, 3, &[0], Some(connection(1, 2))).await, [0]);
+    assert_eq!(begin(alice, 4, &[0], Some(connection(2, 1))).await, [0]);
+    assert_eq!(begin(alice, 5, &[0], None).await, [0]);
+    let abandoned = |tub, id, max| bench.db.abandoned_uploads(connection(tub, id), max);
+    let mut left = abandoned(1, 2, 10).await.expect("abandoned_uploads");
+    left.sort_unstable();
+    let shares: Vec<_> = left.iter().map(|(share, _)| *share).collect();
+    assert_eq!(
+        shares,
+        [share_id(1, 0), share_id(1, 1), share_id(2, 0)],
+        "of any account, of no other Tub, not its own"
+    );
+    assert_eq!(abandoned(1, 2, 2).await.expect("abandoned_uploads").len(), 2, "bounded");
+    assert_eq!(abandoned(1, 3, 10).await.expect("abandoned_uploads").len(), 4);
+    for (share, upload) in left {
+        assert!(bench.db.end_upload(share, upload, Vec::new(), false).await.expect("end_upload"));
+    }
+    assert!(abandoned(1, 2, 10).await.expect("abandoned_uploads").is_empty());
+    let indexes: Vec<_> = (1..6).map(storage_index).collect();
+    bench.audit(&[alice, bob], &indexes).await;
 }
