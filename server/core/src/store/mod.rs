@@ -7,8 +7,8 @@
 
 mod backup;
 mod body;
-mod classic;
 mod bucket_writer;
+mod classic;
 mod collect;
 mod expire;
 mod export;
