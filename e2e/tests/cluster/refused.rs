@@ -6,8 +6,9 @@ use anyhow::{Result, ensure};
 use leasehold_e2e::cluster::stores::resource;
 use serde_json::{Value, json};
 
+use super::operated::install;
 use super::resources::merged;
-use super::world::{World, install_definitions};
+use super::world::World;
 
 /// A change that is refused: the kind, what is put over an accepted spec, and the sentence.
 type Refused = (&'static str, Value, &'static str);
@@ -91,7 +92,7 @@ fn later() -> Vec<Refused> {
 #[test]
 fn each_rule_refuses_with_a_sentence_that_says_what_to_do() -> Result<()> {
     let world = World::start("refused")?;
-    install_definitions(&world.cluster)?;
+    install(&world.cluster)?;
     let kinds = ["StorageBackend", "LeaseDatabase", "StorageServer", "Account"];
     for kind in kinds {
         // Nobody is to act on them: they stand for nothing.

@@ -11,7 +11,6 @@ use leasehold_e2e::cluster::managed::Managed;
 use leasehold_e2e::cluster::{Cluster, stores};
 use leasehold_e2e::story::{Scratch, venv};
 use leasehold_e2e::tahoe::{Client, Encoding};
-use leasehold_e2e::venv::workspace_root;
 use serde_json::json;
 
 /// Pods come up within this, on a machine that has other things to do.
@@ -66,14 +65,6 @@ impl Drop for World {
         // What is left goes with the cluster.
         let _ = self.kubectl.run(&["delete", "namespace", self.kubectl.namespace(), "--wait=false"]);
     }
-}
-
-/// Gives the cluster the custom resources of the workspace, as they are committed.
-pub fn install_definitions(cluster: &Cluster) -> Result<()> {
-    let folder = workspace_root().join("crds").display().to_string();
-    let kubectl = cluster.kubectl();
-    kubectl.run(&["apply", "--server-side", "--force-conflicts", "--filename", &folder])?;
-    kubectl.run(&["wait", "--for=condition=Established", "--timeout=60s", "--filename", &folder]).map(drop)
 }
 
 /// A node port that no other story of this run has, nor one of a run whose namespaces are still going.
