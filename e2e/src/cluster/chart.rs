@@ -32,5 +32,5 @@ pub fn install(cluster: &Cluster) -> Result<()> {
     for image in ["image", "serverImage"] {
         helm.args(["--set-string", &format!("{image}.registry=localhost,{image}.tag={TAG}")]);
     }
-    run_ok(&mut helm, TIMEOUT).with_context(|| kubectl.in_namespace(NAMESPACE).log_tails("")).map(drop)
+    run_ok(&mut helm, TIMEOUT).with_context(|| kubectl.in_namespace(NAMESPACE).log_tails()).map(drop)
 }

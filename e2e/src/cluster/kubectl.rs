@@ -105,9 +105,11 @@ impl Kubectl {
         run_ok(&mut command, within + TIMEOUT).map(drop)
     }
 
-    /// The ends of the logs of all pods with a label and what happened to objects, for a failure message.
-    pub fn log_tails(&self, label: &str) -> String {
-        let logs = ["logs", "--selector", label, "--tail=60", "--prefix", "--all-containers", "--ignore-errors"];
+    /// The ends of the logs of all pods and what happened to objects, for a failure message.
+    pub fn log_tails(&self) -> String {
+        // It wants a selector, and this one chooses everything.
+        let all = "none!=none";
+        let logs = ["logs", "--selector", all, "--tail=60", "--prefix", "--all-containers", "--ignore-errors"];
         let events = ["get", "events", "--sort-by=.lastTimestamp"];
         let pods = ["get", "pods", "--output", "wide"];
         let show = |arguments: &[&str]| self.run(arguments).unwrap_or_else(|error| format!("({error:#})"));

@@ -1,8 +1,6 @@
 //! From nothing to a stored file: the chart, three services' objects, an account, and the client as it is released.
 
 use anyhow::{Context, Result, ensure};
-use leasehold_e2e::cluster::chart;
-use leasehold_e2e::process::run_ok;
 use leasehold_e2e::story::{bytes, ensure_same};
 use leasehold_e2e::tahoe::{Check, Format};
 use serde_json::json;
@@ -32,19 +30,6 @@ fn secret_of_an_account_is_all_that_a_client_needs() -> Result<()> {
         ensure!(client.list(&directory)?.contains_key("child"));
         let check = client.check(&capability, Check { verify: true, add_lease: true, ..Check::default() })?;
         ensure!(check["results"]["healthy"] == true, "the file is not healthy: {check}");
-        Ok(())
-    })
-}
-
-#[test]
-fn test_of_the_chart_stores_and_reads() -> Result<()> {
-    let server = Server::start("helm-test", &json!({}))?;
-    server.story(|| {
-        let mut helm = server.world.cluster.helm(chart::NAMESPACE);
-        run_ok(
-            helm.args(["test", chart::RELEASE, "--timeout", "180s", "--logs"]),
-            std::time::Duration::from_secs(200),
-        )?;
         Ok(())
     })
 }

@@ -62,7 +62,7 @@ impl Server {
     pub fn story(&self, story: impl FnOnce() -> Result<()>) -> Result<()> {
         let told = self.world.story(story);
         told.with_context(|| {
-            let operator = self.world.cluster.kubectl().in_namespace(chart::NAMESPACE).log_tails("");
+            let operator = self.world.cluster.kubectl().in_namespace(chart::NAMESPACE).log_tails();
             let ours = self.world.kubectl.run(&["get", "leasehold", "--output", "yaml"]);
             format!("{}\n=== operator ===\n{operator}", ours.unwrap_or_else(|error| format!("({error:#})")))
         })

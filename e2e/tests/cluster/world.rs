@@ -42,7 +42,7 @@ impl World {
 
     /// Runs a story; its failure comes with the logs of the pods in the namespace.
     pub fn story(&self, story: impl FnOnce() -> Result<()>) -> Result<()> {
-        story().with_context(|| self.kubectl.log_tails(""))
+        story().with_context(|| self.kubectl.log_tails())
     }
 
     /// Makes an empty database and an empty bucket of one name.
@@ -55,7 +55,7 @@ impl World {
     pub fn client(&self, name: &str, servers_yaml: PathBuf) -> Result<Client> {
         let mut client = Client::create(venv()?, name, self.directory.path(), &ENCODING)?;
         client.set_servers(&[servers_yaml])?;
-        client.start(1).with_context(|| self.kubectl.log_tails(""))?;
+        client.start(1).with_context(|| self.kubectl.log_tails())?;
         Ok(client)
     }
 }
