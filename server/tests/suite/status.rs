@@ -48,6 +48,10 @@ fn totals(done: u64) -> Totals {
 async fn quiet_server() -> Server {
     Server::start_with(|config| {
         config.jobs.collect_interval_seconds = 0;
+        config.jobs.expire_interval_seconds = 0;
+        config.jobs.reconcile_interval_seconds = 0;
+        config.jobs.audit_interval_seconds = 0;
+        config.backup.interval_seconds = 0;
         config.server.nickname = NASTY.to_owned();
     })
     .await

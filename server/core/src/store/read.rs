@@ -62,6 +62,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// # Errors
     /// The lease database does not answer.
     pub async fn open_bucket(&self, storage_index: StorageIndex) -> Result<Vec<ShareNumber>> {
+        self.touch(storage_index).await?;
         let now = self.clock.elapsed();
         let rows = self.db.list_shares(storage_index).await?;
         let finished = |row: &ShareRow| row.kind == ShareKind::Immutable && row.state == ShareState::Stable;
@@ -83,6 +84,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         share_numbers: &[ShareNumber],
         reads: &[Range<u64>],
     ) -> Result<Vec<(ShareNumber, Vec<ShareSlice>)>> {
+        self.touch(storage_index).await?;
         let slot = self.db.read_slot(storage_index).await?;
         if slot.has_immutable {
             return Err(StoreError::WrongKind);
