@@ -79,11 +79,6 @@ impl PythonServer {
         &self.nurl
     }
 
-    /// The same for clients of Foolscap.
-    pub fn furl(&self) -> &str {
-        &self.furl
-    }
-
     /// The storage folder: the one with `shares` in it.
     pub fn storage(&self) -> &Path {
         &self.storage
@@ -107,6 +102,11 @@ impl PythonServer {
     /// If it cannot be ended.
     pub fn stop(self) -> Result<()> {
         self.process.kill()
+    }
+
+    /// The same for clients of Foolscap.
+    pub fn furl(&self) -> &str {
+        &self.furl
     }
 
     /// The id of the process.

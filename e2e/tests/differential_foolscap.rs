@@ -97,7 +97,7 @@ struct Accepted {
     matches: fn(&Call, &Answer, &Answer) -> bool,
 }
 
-const ACCEPTED: [Accepted; 6] = [
+const ACCEPTED: [Accepted; 7] = [
     Accepted {
         reason: "numbers and name of the version: free space changes, and the name is ours (12.1)",
         matches: |call, theirs, mine| matches!(call, Call::Version) && theirs.has_shape_of(mine),
@@ -109,6 +109,13 @@ const ACCEPTED: [Accepted; 6] = [
     Accepted {
         reason: "empty data: an error in Python; none for us [W] (13.1)",
         matches: |call, theirs, mine| call.writes_nothing() && theirs.is_failure() && mine.is_none(),
+    },
+    Accepted {
+        reason: "a write that is past the end and conflicts: which of the two is told (13.1)",
+        matches: |call, theirs, mine| {
+            let failures = [theirs.kind(), mine.kind()];
+            matches!(call, Call::Write { .. }) && failures == ["ConflictingWriteError", "DataTooLargeError"]
+        },
     },
     Accepted {
         reason: "negative numbers and numbers beyond 255: Python fails in its code, or takes them; Violation [W] (14)",

@@ -55,9 +55,7 @@ pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, ready: Arc<Atomic
 
 fn answer(path: &str, metrics: &Metrics, ready: bool) -> Response<String> {
     let (status, kind, body) = match path {
-        "/metrics" => {
-            (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.render())
-        }
+        "/metrics" => (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.render()),
         "/healthz/live" => (StatusCode::OK, "text/plain", "live\n".to_owned()),
         "/healthz/ready" if ready => (StatusCode::OK, "text/plain", "ready\n".to_owned()),
         "/healthz/ready" => (StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready\n".to_owned()),

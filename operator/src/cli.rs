@@ -225,7 +225,9 @@ async fn wait_for_crds(client: &Client, metrics: &Metrics) {
         if !missing {
             return;
         }
-        tracing::warn!("waiting for the custom resources; the chart installs them, or `leasehold-operator crds | kubectl apply -f -`");
+        tracing::warn!(
+            "waiting for the custom resources; the chart installs them, or `leasehold-operator crds | kubectl apply -f -`"
+        );
         tokio::time::sleep(CRDS_EVERY).await;
     }
 }
@@ -234,6 +236,8 @@ async fn wait_for_crds(client: &Client, metrics: &Metrics) {
 async fn has_monitoring(client: &Client) -> bool {
     let found = client.list_api_group_resources("monitoring.coreos.com/v1").await;
     found.is_ok_and(|found| {
-        ["podmonitors", "prometheusrules"].iter().all(|kind| found.resources.iter().any(|resource| resource.name == *kind))
+        ["podmonitors", "prometheusrules"]
+            .iter()
+            .all(|kind| found.resources.iter().any(|resource| resource.name == *kind))
     })
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use leasehold_config as config;
 use leasehold_crds::{
-    Addressing, BackupRetention, Checksums, ConnectionParameters, Expiration, ExpirationMode, LeaseDatabaseSpec, Pooler,
-    Replication, S3, ShareType, StorageServerSpec, TlsMode,
+    Addressing, BackupRetention, Checksums, ConnectionParameters, Expiration, ExpirationMode, LeaseDatabaseSpec,
+    Pooler, Replication, S3, ShareType, StorageServerSpec, TlsMode,
 };
 
 use crate::error::{Error, Result};
@@ -139,7 +139,11 @@ fn jobs() -> config::Jobs {
 fn expire(spec: &Expiration) -> config::Expire {
     config::Expire {
         enabled: spec.mode != ExpirationMode::Disabled,
-        mode: if spec.mode == ExpirationMode::CutoffDate { config::ExpireMode::CutoffDate } else { config::ExpireMode::Age },
+        mode: if spec.mode == ExpirationMode::CutoffDate {
+            config::ExpireMode::CutoffDate
+        } else {
+            config::ExpireMode::Age
+        },
         override_lease_days: spec.override_days.map(natural),
         cutoff_date: spec.cutoff_date.clone(),
         immutable: spec.share_types.contains(&ShareType::Immutable),

@@ -91,12 +91,14 @@ impl Controllers {
             async move { drop(stop.wait_for(|stop| *stop).await) }
         };
         let users = Users { stores: context.stores.clone() };
-        let backends = self.backends.watches(Api::<StorageServer>::all(client.clone()), watcher::Config::default(), |server| {
-            [beside::<StorageBackend>(&server, &server.spec.backend_ref.name)]
-        });
-        let databases = self.databases.watches(Api::<StorageServer>::all(client.clone()), watcher::Config::default(), |server| {
-            [beside::<LeaseDatabase>(&server, &server.spec.lease_database_ref.name)]
-        });
+        let backends =
+            self.backends.watches(Api::<StorageServer>::all(client.clone()), watcher::Config::default(), |server| {
+                [beside::<StorageBackend>(&server, &server.spec.backend_ref.name)]
+            });
+        let databases =
+            self.databases.watches(Api::<StorageServer>::all(client.clone()), watcher::Config::default(), |server| {
+                [beside::<LeaseDatabase>(&server, &server.spec.lease_database_ref.name)]
+            });
         let servers = self
             .servers
             .watches(Api::<StorageBackend>::all(client.clone()), watcher::Config::default(), users.of_backend())

@@ -186,7 +186,8 @@ pub fn spec(program: Program<'_>) -> PodSpec {
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
     };
-    let pull_secrets = program.source.pull_secrets.iter().map(|secret| LocalObjectReference { name: secret.name.clone() });
+    let pull_secrets =
+        program.source.pull_secrets.iter().map(|secret| LocalObjectReference { name: secret.name.clone() });
     let pull_secrets: Vec<_> = pull_secrets.collect();
     PodSpec {
         containers: vec![container],
@@ -229,7 +230,8 @@ mod tests {
             ("mirror/server", "", "", "mirror/server:1.2".to_owned()),
             ("", "1.3", digest.as_str(), format!("registry.example:5000/leasehold/server@{digest}")),
         ] {
-            let spec = Image { repository: repository.into(), tag: tag.into(), digest: digest.into(), ..Image::default() };
+            let spec =
+                Image { repository: repository.into(), tag: tag.into(), digest: digest.into(), ..Image::default() };
             assert_eq!(image(pair, &spec), expected);
         }
         assert_eq!(image("host:5000/server", &Image::default()), "host:5000/server");

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kube::runtime::reflector::ObjectRef;
 use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
 use leasehold_core::account::{Account as Ledger, AccountState, Usage};
 use leasehold_core::clock::Timestamp;
 use leasehold_core::id::AccountId;

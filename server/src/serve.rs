@@ -135,11 +135,11 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
         connections_max: ADMIN_CONNECTIONS_MAX,
         metrics: Arc::new(Metrics::default()),
     };
-    let following = foolscap.clone();
-    let follow = drain.clone();
     let jobs = scheduled(&config, &store).into_iter();
     let jobs: Vec<_> =
         jobs.map(|job| schedule::keep(store.db().clone(), job, metrics.clone(), drain.clone())).collect();
+    let following = foolscap.clone();
+    let follow = drain.clone();
     let mut background = vec![
         tokio::spawn(async move { following.follow(follow).await }),
         tokio::spawn(keep_accounts(accountant, store.clone(), metrics.clone(), drain.clone())),

@@ -46,15 +46,15 @@ struct Arguments {
     /// Instead of the Python server, measure pods against their own PostgreSQL and S3 server.
     #[arg(long)]
     pods: bool,
-    /// Speak Foolscap with both servers, as old clients do.
-    #[arg(long, conflicts_with = "pods")]
-    foolscap: bool,
     /// Instead of the Python server's requests, measure the accounting crawler on large stores.
     #[arg(long, conflicts_with_all = ["pods", "foolscap"])]
     crawl: bool,
     /// Shares of the larger store that the crawler is measured on; there is one of a tenth as well.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
     shares: u64,
+    /// Speak Foolscap with both servers, as old clients do.
+    #[arg(long, conflicts_with = "pods")]
+    foolscap: bool,
     /// Length of one round in seconds; each row has as many rounds on each server as --rounds says.
     #[arg(long, default_value_t = 2.0, value_parser = positive)]
     seconds: f64,

@@ -40,7 +40,7 @@ impl Move {
     }
 
     /// Starts the Python server over what is in its storage folder, with the client at it.
-    fn to_python(&mut self, name: &str) -> Result<PythonServer> {
+    fn move_to_python(&mut self, name: &str) -> Result<PythonServer> {
         let python = PythonServer::start(venv()?, name, self.directory.path())?;
         let file = self.directory.path().join("servers-of-python.yaml");
         python.stand_in_for(&self.ours.announcement().credentials, &file)?;
@@ -49,7 +49,7 @@ impl Move {
     }
 
     /// Starts our server, with the client at it.
-    fn to_ours(&mut self) -> Result<()> {
+    fn move_to_ours(&mut self) -> Result<()> {
         self.ours.begin_anew()?;
         let file = self.ours.announcement().credentials.servers_yaml.clone();
         self.connect(&file)
@@ -132,7 +132,7 @@ fn leaseholders(server: &Server, storage_index: &str) -> Result<Vec<String>> {
 fn shares_are_imported_from_a_python_server_and_exported_to_one() -> Result<()> {
     let mut all = Move::begin("import")?;
     all.story(|all| {
-        let python = all.to_python("before")?;
+        let python = all.move_to_python("before")?;
         let mut files = Files::store(&all.client)?;
         let storage = python.storage().to_owned();
         all.client.stop()?;
@@ -148,7 +148,7 @@ fn shares_are_imported_from_a_python_server_and_exported_to_one() -> Result<()> 
         ensure!(again["shares_there"] == before.len() && again["shares_copied"] == 0, "again it said {again}");
         ensure!(describe(&storage)? == before, "the import changed what it read");
 
-        all.to_ours()?;
+        all.move_to_ours()?;
         files.are_readable(&all.client)?;
         let index = all.client.storage_index(&files.immutable[1].0)?;
         ensure!(leaseholders(&all.ours, &index)? == ["default"; 3], "the account leases what it imported");
@@ -164,7 +164,7 @@ fn shares_are_imported_from_a_python_server_and_exported_to_one() -> Result<()> 
         let exported_shares = describe(&back)?;
         ensure!(exported["totals"]["shares_written"] == exported_shares.len(), "the export said {exported}");
         ensure!(exported_shares.values().all(|share| share["leases"].as_array().is_some_and(|l| !l.is_empty())));
-        let python = all.to_python("after")?;
+        let python = all.move_to_python("after")?;
         files.are_readable(&all.client)?;
         let (capability, data) = &files.immutable[2];
         let checked = all.client.check(capability, Check { verify: true, add_lease: true, ..Check::default() })?;
@@ -188,7 +188,7 @@ fn a_python_server_is_taken_over_where_it_is() -> Result<()> {
 
 /// The whole life of a store that moves: served at once, changed, renewed, repaired, reconciled, and served by Python again.
 fn is_taken_over(all: &mut Move, version: u32) -> Result<()> {
-    let python = all.to_python("before")?;
+    let python = all.move_to_python("before")?;
     let mut files = Files::store(&all.client)?;
     let storage = python.storage().to_owned();
     all.client.stop()?;
@@ -203,7 +203,7 @@ fn is_taken_over(all: &mut Move, version: u32) -> Result<()> {
     fs::remove_file(storage.join("shares").join(&index[..2]).join(&index).join("1"))?;
     take_over(all, &storage)?;
 
-    all.to_ours()?;
+    all.move_to_ours()?;
     files.are_readable(&all.client)?;
     let index = all.client.storage_index(&files.immutable[1].0)?;
     ensure!(leaseholders(&all.ours, &index)? == ["starter"; 3], "nobody has claimed these shares yet");
@@ -224,7 +224,7 @@ fn is_taken_over(all: &mut Move, version: u32) -> Result<()> {
     let back = storage_of("after", all.directory.path());
     let exported = all.ours.run(&["export", &back.display().to_string()])?;
     ensure!(exported["totals"]["shares_written"] == describe(&back)?.len(), "the export said {exported}");
-    let python = all.to_python("after")?;
+    let python = all.move_to_python("after")?;
     files.are_readable(&all.client)?;
     files.mutable[2].1 = bytes(970, 1500);
     all.client.overwrite(&files.mutable[2].0, &files.mutable[2].1)?;

@@ -23,11 +23,7 @@ const CLIENT: AccountClient = AccountClient { shares_needed: 1, shares_happy: 1,
 
 /// The Secret with all that the customer's client needs (`api.md` 11).
 pub fn secret(account: &Account, validated: &Validated, swissnums: &Swissnums, owner: &Owner) -> Secret {
-    let name = Name {
-        identity: &validated.identity,
-        addresses: &validated.addresses,
-        nickname: &validated.nickname,
-    };
+    let name = Name { identity: &validated.identity, addresses: &validated.addresses, nickname: &validated.nickname };
     let newest = swissnums.newest.reveal();
     let handout = name.handout(newest, swissnums.retiring.as_ref().map(Swissnum::reveal));
     let (host, port) = validated.addresses.first().and_then(|address| address.rsplit_once(':')).unwrap_or_default();
@@ -49,7 +45,12 @@ pub fn secret(account: &Account, validated: &Validated, swissnums: &Swissnums, o
     texts.extend(swissnums.retiring.as_ref().map(|retiring| (RETIRING, retiring.reveal().to_owned())));
     let data: BTreeMap<_, _> =
         texts.into_iter().map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes()))).collect();
-    Secret { metadata: metadata(account, swissnums, owner), type_: Some(TYPE.to_owned()), data: Some(data), ..Secret::default() }
+    Secret {
+        metadata: metadata(account, swissnums, owner),
+        type_: Some(TYPE.to_owned()),
+        data: Some(data),
+        ..Secret::default()
+    }
 }
 
 fn metadata(account: &Account, swissnums: &Swissnums, owner: &Owner) -> ObjectMeta {

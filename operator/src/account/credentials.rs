@@ -128,9 +128,7 @@ pub fn carry_out(
     let fresh = || imported.unwrap_or_else(|| Swissnum::generate(entropy));
     match (step, held) {
         (Step::Keep, Some(held)) => held,
-        (Step::Rotate, Some(held)) => {
-            Swissnums { newest: fresh(), retiring: Some(held.newest), generation: wanted }
-        }
+        (Step::Rotate, Some(held)) => Swissnums { newest: fresh(), retiring: Some(held.newest), generation: wanted },
         (Step::Keep | Step::Rotate | Step::Begin | Step::Replace, _) => {
             Swissnums { newest: fresh(), retiring: None, generation: wanted }
         }

@@ -26,9 +26,8 @@ pub(super) async fn delete(account: &Account, context: &Context) -> Result<Actio
     let target = target(account);
     // Without its server or database there is nothing that the credentials open.
     let server = find(&context.stores.servers, &target);
-    let database = server.and_then(|server| {
-        find(&context.stores.databases, &target.beside(&server.spec.lease_database_ref.name))
-    });
+    let database =
+        server.and_then(|server| find(&context.stores.databases, &target.beside(&server.spec.lease_database_ref.name)));
     let Some(database) = database else { return end(account, context).await };
     let number = account.status.as_ref().and_then(|status| status.account_id.clone());
     let forced = account.annotations().get(FORCE_FINALIZE);
@@ -46,9 +45,10 @@ pub(super) async fn delete(account: &Account, context: &Context) -> Result<Actio
         Ok(Some(number)) => {
             let (reason, note) = match account.spec.deletion.policy {
                 DeletionPolicy::Retain => ("Detached", format!("account {number} is closed; its leases stay and age")),
-                DeletionPolicy::Release => {
-                    ("LeasesReleased", format!("account {number} is closed; its leases end in {} days", grace_days(account)))
-                }
+                DeletionPolicy::Release => (
+                    "LeasesReleased",
+                    format!("account {number} is closed; its leases end in {} days", grace_days(account)),
+                ),
             };
             tracing::info!(account = number, reason, "account closed");
             context.writer.event(account, false, reason, note).await;

@@ -49,7 +49,9 @@ pub async fn settle<L: LeaseDb>(
             match db.create_account(name.to_owned(), change.clone(), hash).await? {
                 CreateOutcome::Created(account) => account,
                 // Another operator was first; the next reconcile finds what it made.
-                CreateOutcome::NameTaken => return Err(LeaseDbError::Unavailable("the account was made meanwhile".into())),
+                CreateOutcome::NameTaken => {
+                    return Err(LeaseDbError::Unavailable("the account was made meanwhile".into()));
+                }
             }
         }
     };
@@ -65,9 +67,7 @@ pub async fn settle<L: LeaseDb>(
     }
     match known {
         Some(known) if !is_changed => Ok(known),
-        _ => find(db, name)
-            .await?
-            .ok_or_else(|| LeaseDbError::Unavailable("the account was closed meanwhile".into())),
+        _ => find(db, name).await?.ok_or_else(|| LeaseDbError::Unavailable("the account was closed meanwhile".into())),
     }
 }
 

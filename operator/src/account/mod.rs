@@ -7,6 +7,8 @@ mod build;
 mod credentials;
 mod delete;
 mod dereference;
+#[cfg(test)]
+mod fixtures;
 mod ledger;
 mod status;
 mod validate;
@@ -120,7 +122,8 @@ async fn settle<L: LeaseDb>(
         Err(obstacle) => return Ok(Err(obstacle)),
     };
     let swissnums = credentials::carry_out(&step, held, imported, wanted, &context.entropy);
-    let secret = write_secret(account, validated, references.secret.as_ref(), &swissnums, &step, &owner, context).await?;
+    let secret =
+        write_secret(account, validated, references.secret.as_ref(), &swissnums, &step, &owner, context).await?;
     let overlap_seconds = i64::from(account.spec.credentials.overlap_hours) * 3600;
     let known = ledger::settle(db, &name, known, &validated.change, &swissnums.newest, overlap_seconds).await?;
     // A swissnum that has lapsed by now is not handed out for longer.

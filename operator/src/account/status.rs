@@ -92,7 +92,8 @@ pub fn observed(account: &Account, validated: &Validated, observed: &Observed, n
     found.push(rotation(known, swissnums, now));
     found.extend(quota(validated, known));
     if validated.access != Access::ReadWrite {
-        let (reason, who) = if validated.by_provider { ("ByProvider", "the provider") } else { ("ByCustomer", "the customer") };
+        let (reason, who) =
+            if validated.by_provider { ("ByProvider", "the provider") } else { ("ByCustomer", "the customer") };
         let message = format!("{who} has set access to {}", validated.access.as_str());
         found.push(Finding::new("Suspended", true, reason, message));
     }
@@ -155,9 +156,8 @@ pub fn is_worth_writing(old: &AccountUsage, used: u64, reserved: u64, hard: Opti
         return true;
     }
     let step = hard.unwrap_or(before) / 100;
-    let has_moved = used.abs_diff(before) > step
-        || (reserved != 0) != (old.reserved_bytes != 0)
-        || (used == 0) != (before == 0);
+    let has_moved =
+        used.abs_diff(before) > step || (reserved != 0) != (old.reserved_bytes != 0) || (used == 0) != (before == 0);
     has_moved && now.seconds() - old.measured_at.0.as_second() >= USAGE_REST_SECONDS
 }
 
@@ -182,10 +182,13 @@ fn rotation(known: &Known, swissnums: &Swissnums, now: Timestamp) -> Finding {
     let recent = retiring.last_used_at.filter(|used| now.seconds() - used.seconds() < DAY_SECONDS);
     match recent {
         Some(used) => {
-            let message = format!("the old address is valid until {end}, and was used at {}: hand out the new one", time(used).0);
+            let message =
+                format!("the old address is valid until {end}, and was used at {}: hand out the new one", time(used).0);
             Finding::new("RotationInProgress", true, "OldStillInUse", message)
         }
-        None => Finding::new("RotationInProgress", true, "OverlapRunning", format!("the old address is valid until {end}")),
+        None => {
+            Finding::new("RotationInProgress", true, "OverlapRunning", format!("the old address is valid until {end}"))
+        }
     }
 }
 
@@ -194,7 +197,11 @@ fn quota(validated: &Validated, known: &Known) -> Vec<Finding> {
     let over = |limit: Option<u64>| limit.is_some_and(|limit| used >= limit);
     let mut found = Vec::new();
     if let Some(hard) = validated.hard.filter(|_| over(validated.hard)) {
-        let message = format!("{} of {} are used: nothing new is stored; nothing is deleted, and leases are renewed", shown(used), shown(hard));
+        let message = format!(
+            "{} of {} are used: nothing new is stored; nothing is deleted, and leases are renewed",
+            shown(used),
+            shown(hard)
+        );
         found.push(Finding::new("QuotaExceeded", true, "OverHard", message));
     }
     if let Some(soft) = validated.soft.filter(|_| over(validated.soft)) {
@@ -245,7 +252,6 @@ pub async fn tell(account: &Account, new: &AccountStatus, context: &Context) {
 pub async fn write(account: &Account, context: &Context, new: AccountStatus) -> Result<()> {
     context.writer.status(account, &old(account), &new).await
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -120,7 +120,9 @@ fn was_ready(backend: &StorageBackend) -> bool {
 
 /// Events for what has changed.
 pub async fn tell(backend: &StorageBackend, new: &StorageBackendStatus, context: &Context) {
-    let ready = |conditions: &[_]| condition::find(conditions, "Ready").map(|ready| (ready.status.clone(), ready.reason.clone()));
+    let ready = |conditions: &[_]| {
+        condition::find(conditions, "Ready").map(|ready| (ready.status.clone(), ready.reason.clone()))
+    };
     let (before, after) = (ready(&old(backend).conditions), ready(&new.conditions));
     if before == after {
         return;

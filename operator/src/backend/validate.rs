@@ -24,7 +24,10 @@ pub fn validate(backend: &StorageBackend, references: &References) -> Result<Val
     let s3 = &backend.spec.s3;
     if let Some(secret) = &s3.credentials.secret_ref {
         let Some(found) = &references.credentials else {
-            let text = format!("the Secret {} does not exist; make it with the keys accessKeyID and secretAccessKey", secret.name);
+            let text = format!(
+                "the Secret {} does not exist; make it with the keys accessKeyID and secretAccessKey",
+                secret.name
+            );
             return Err(Obstacle::Lasting("SecretNotFound", text));
         };
         for key in ["accessKeyID", "secretAccessKey"] {

@@ -72,7 +72,11 @@ pub async fn reconcile(database: Arc<LeaseDatabase>, context: Arc<Context>) -> R
     status::tell(&database, &new, &context).await;
     let is_ready = crate::condition::holds(&new.conditions, "Ready");
     status::write(&database, &context, new).await?;
-    Ok(Action::requeue(if is_ready { Duration::from_secs(60).min(context.resync(&key)) } else { Duration::from_secs(5) }))
+    Ok(Action::requeue(if is_ready {
+        Duration::from_secs(60).min(context.resync(&key))
+    } else {
+        Duration::from_secs(5)
+    }))
 }
 
 /// Asks the database, and migrates it if that is due.
@@ -96,7 +100,10 @@ async fn observe(database: &LeaseDatabase, validated: &Validated, context: &Cont
             let (config_map, job) = build::build(&owner, &name, database, validated, &context.settings.image)?;
             context.writer.apply(&config_map).await?;
             context.writer.apply(&job).await?;
-            context.writer.event(database, false, "MigrationStarted", format!("the Job {name} migrates the schema")).await;
+            context
+                .writer
+                .event(database, false, "MigrationStarted", format!("the Job {name} migrates the schema"))
+                .await;
             migration = JobState::Running;
         }
     }

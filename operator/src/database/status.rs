@@ -97,7 +97,8 @@ pub fn observed(
         let major = facts.server_version.split('.').next().and_then(|major| major.parse::<u32>().ok());
         match major {
             Some(major) if major < POSTGRES_MIN => {
-                let text = format!("PostgreSQL {} is too old; {POSTGRES_MIN} to 18 are supported", facts.server_version);
+                let text =
+                    format!("PostgreSQL {} is too old; {POSTGRES_MIN} to 18 are supported", facts.server_version);
                 hinder(&mut found, "VersionSupported", Obstacle::Lasting("TooOld", text));
             }
             _ => found.push(Finding::new("VersionSupported", true, "Supported", "")),
@@ -134,7 +135,10 @@ fn schema_obstacle(database: &LeaseDatabase, facts: &PgFacts, observed: &Observe
             return Some(Obstacle::Passing("MigrationFailed", format!("the migration failed: {message}")));
         }
         JobState::Running => {
-            return Some(Obstacle::Passing("MigrationPending", format!("a Job migrates the schema, which is {version}")));
+            return Some(Obstacle::Passing(
+                "MigrationPending",
+                format!("a Job migrates the schema, which is {version}"),
+            ));
         }
         JobState::Absent | JobState::Succeeded { .. } => {}
     }

@@ -68,4 +68,3 @@ pub async fn runs(database: &Key, context: &Context) -> Option<Vec<Run>> {
     }
     Some(runs)
 }
-

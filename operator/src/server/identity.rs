@@ -49,10 +49,7 @@ pub async fn ensure(
 }
 
 /// Whether a Secret is the identity that clients know. Pure.
-fn judge(
-    secret: &Secret,
-    known: Option<&StorageServerStatus>,
-) -> std::result::Result<PublicIdentity, Obstacle> {
+fn judge(secret: &Secret, known: Option<&StorageServerStatus>) -> std::result::Result<PublicIdentity, Obstacle> {
     let name = secret.name_any();
     let data = secret.data.as_ref();
     let texts = IdentityTexts::read(|key| {
@@ -61,7 +58,10 @@ fn judge(
     });
     let public = texts.and_then(|texts| texts.public().map_err(|error| error.to_string()));
     let public = public.map_err(|problem| {
-        Obstacle::Lasting("Malformed", format!("the Secret {name} holds no identity: {problem}; restore it from a backup"))
+        Obstacle::Lasting(
+            "Malformed",
+            format!("the Secret {name} holds no identity: {problem}; restore it from a backup"),
+        )
     })?;
     let is_same = known.is_none_or(|known| {
         known.server_id.as_ref() == Some(&public.server_id)

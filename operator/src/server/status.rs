@@ -6,9 +6,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus};
 use k8s_openapi::api::core::v1::Service;
 use leasehold_core::clock::Timestamp;
 use leasehold_core::run::{Run, RunKind, RunState};
-use leasehold_crds::{
-    ExposureType, RunResult, ServerAccountsStatus, ServerUsage, StorageServer, StorageServerStatus,
-};
+use leasehold_crds::{ExposureType, RunResult, ServerAccountsStatus, ServerUsage, StorageServer, StorageServerStatus};
 use leasehold_identity::PublicIdentity;
 
 use super::apply::Applied;
@@ -196,9 +194,9 @@ fn progressing(deployment: &Deployment, pods: &DeploymentStatus) -> Finding {
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let updated = pods.updated_replicas.unwrap_or_default();
     let conditions = pods.conditions.as_deref().unwrap_or_default();
-    let stuck = conditions.iter().find(|found| {
-        found.type_ == "Progressing" && found.reason.as_deref() == Some("ProgressDeadlineExceeded")
-    });
+    let stuck = conditions
+        .iter()
+        .find(|found| found.type_ == "Progressing" && found.reason.as_deref() == Some("ProgressDeadlineExceeded"));
     if let Some(stuck) = stuck {
         let message = stuck.message.clone().unwrap_or_default();
         return Finding::new("Progressing", false, "ProgressDeadlineExceeded", message);
@@ -221,7 +219,12 @@ fn exposure(validated: &Validated, address: Option<&str>) -> Finding {
     }
     match address {
         Some(address) => Finding::new("ExposureReady", true, "Reachable", format!("the Service is at {address}")),
-        None => Finding::new("ExposureReady", false, "NoAddress", "the Service has no address yet: the cloud's balancer has not given one"),
+        None => Finding::new(
+            "ExposureReady",
+            false,
+            "NoAddress",
+            "the Service has no address yet: the cloud's balancer has not given one",
+        ),
     }
 }
 
@@ -256,7 +259,12 @@ fn garbage_collection(maintenance: &BTreeMap<String, RunResult>) -> Finding {
         return Finding::new(type_, false, "Braked", message);
     }
     if let Some((kind, run)) = is(RunState::Failed) {
-        return Finding::new(type_, false, "JobFailing", format!("the {kind} run {} failed: {}", run.run_id, run.reason));
+        return Finding::new(
+            type_,
+            false,
+            "JobFailing",
+            format!("the {kind} run {} failed: {}", run.run_id, run.reason),
+        );
     }
     if maintenance.is_empty() {
         return Finding::new(type_, Truth::Unknown, "NoRuns", "no job has run yet");

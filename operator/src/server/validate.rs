@@ -70,8 +70,7 @@ pub fn validate(
     settings: &Settings,
 ) -> Result<Validated, Refusal> {
     let spec = &server.spec;
-    let identity =
-        identity.clone().map_err(|obstacle| Refusal { type_: "IdentityReady", obstacle })?;
+    let identity = identity.clone().map_err(|obstacle| Refusal { type_: "IdentityReady", obstacle })?;
     let depends = |obstacle| Refusal { type_: "DependenciesReady", obstacle };
     check_name(&owner.key.name).map_err(|text| depends(Obstacle::Lasting("InvalidName", text)))?;
     let missing = |kind: &str, name: &str| {
@@ -91,9 +90,8 @@ pub fn validate(
 
     let database_spec = found_database.spec.clone();
     let retention = &database_spec.backup.retention;
-    let config_of = |role| {
-        crate::config::server(spec, backend.s3.clone(), roles.config(&database_spec, role), retention)
-    };
+    let config_of =
+        |role| crate::config::server(spec, backend.s3.clone(), roles.config(&database_spec, role), retention);
     let (server_config, jobs_config) = (config_of(&roles.server), config_of(&roles.maintenance));
     server_config.validate().map_err(|error| depends(Obstacle::Lasting("InvalidSpec", error.to_string())))?;
     let connections = database_status.connections.as_ref();

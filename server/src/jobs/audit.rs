@@ -44,7 +44,7 @@ async fn audit<L: LeaseDb>(db: &L, run: &Run, totals: &mut Totals, progress: &Pr
     while let Some(page) = pages.next().await {
         recount.page(&page?)?;
         read += 1;
-        if read % PAGES_BETWEEN_NOTES == 0 {
+        if read.is_multiple_of(PAGES_BETWEEN_NOTES) {
             totals.set("rows_examined", recount.rows().iter().sum());
             progress.show(|| format!("{} rows", totals.of("rows_examined")));
             if !db.note_run(run.id, totals.clone()).await? {

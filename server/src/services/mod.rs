@@ -81,8 +81,8 @@ struct AccountStatus<'a> {
     shares: u64,
     quota_bytes: Option<u64>,
     lease_days: u32,
-    /// Usage is exact from this time on; 0: always was.
-    complete_since: i64,
+    /// Usage is exact from this time on; 0: always was; none: it is a lower bound at present.
+    complete_since: Option<i64>,
     message: &'a str,
 }
 
@@ -95,7 +95,12 @@ impl Services {
     }
 
     /// `GET /account/v1`: what the account may do, uses, and may use.
-    pub fn account(&self, session: &Session, headers: &HeaderMap) -> Response<ResponseBody> {
+    pub fn account(
+        &self,
+        session: &Session,
+        complete_since: Option<i64>,
+        headers: &HeaderMap,
+    ) -> Response<ResponseBody> {
         let (account, usage) = (&session.account, &session.usage);
         let status = AccountStatus {
             name: &account.name,
@@ -105,7 +110,7 @@ impl Services {
             shares: usage.shares,
             quota_bytes: account.quota_bytes,
             lease_days: account.lease_days,
-            complete_since: 0,
+            complete_since,
             message: &account.message,
         };
         respond(headers, &status)

@@ -15,7 +15,7 @@ use crate::pg::PgDatabase;
 use crate::places;
 use crate::s3_bucket::S3Bucket;
 use crate::store::site::Site;
-use crate::support::Program;
+use crate::support::{PATIENCE, Program};
 
 mod claims {
     use super::*;
@@ -92,6 +92,13 @@ async fn a_directory_of_another_lease_database_is_refused_at_the_command_line() 
     let (config, data) = (folder.path().join("config.toml"), folder.path().join("data"));
     std::fs::write(&config, "").expect("written");
     let program = Program::start_in(&folder.path().join("first"), "", &data);
+    // Only a deployment that has been silent for a while can be taken over.
+    let has_beaten = || std::fs::read_dir(data.join("meta/beat")).is_ok_and(|mut beats| beats.next().is_some());
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !has_beaten() {
+        assert!(std::time::Instant::now() < deadline, "no beat: {}", program.log());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     drop(program);
     // A new lease database over the old shares: it would take them all for nobody's.
     for end in ["", "-wal", "-shm"] {
@@ -109,6 +116,7 @@ async fn an_s3_bucket_of_another_database_is_refused_at_the_command_line() {
     let db = first.open(LeaseTerms::default(), None).await;
     let store = Store::new(Arc::new(db), Arc::new(bucket.open()), Entropy::from_seed(1), StoreOptions::default());
     assert_eq!(store.claim_backend().await.expect("an answer"), Claim::Ours);
+    store.tick().await.expect("a beat");
     std::fs::write(&file, pod_config(&second, &bucket)).expect("written");
     assert_refused(&file, &folder.path().join("data"));
     std::fs::write(&file, pod_config(&first, &bucket)).expect("written");

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use leasehold_core::leasedb::{LeaseDb, LeaseDbError};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use leasehold_core::backup::table::Page;
+use leasehold_core::backup::{Export, Import, ImportOutcome};
+use leasehold_core::leasedb::{Epoch, LeaseDb, LeaseDbError};
 use leasehold_e2e_services::Postgres;
 use leasehold_e2e_services::certificates::Authority;
 use leasehold_e2e_services::postgres::{PostgresOptions, PostgresTls};
@@ -154,6 +157,7 @@ async fn each_role_can_do_its_work_and_no_more() {
     let origin = with_roles().await;
     transactions_by_role(&origin).await;
     singles_by_role(&origin).await;
+    backups_by_role(&origin).await;
     no_role_changes_the_schema(&origin).await;
     let Err(LeaseDbError::Invalid(text)) = open_as(&origin, STRANGER).await.map(drop) else {
         panic!("who was not named opens nothing");
@@ -202,6 +206,30 @@ async fn singles_by_role(origin: &PgDatabase) {
             deed(maintenance.db.clone()).await.unwrap_or_else(|e| panic!("{}: {}", single.name, chain(&e)));
         }
     }
+}
+
+/// Jobs read everything; only the schema's owner fills a database.
+async fn backups_by_role(origin: &PgDatabase) {
+    let (source, target) = (copy(origin, "backup_of").await, copy(origin, "backup_to").await);
+    prepare_singles(World::open(&source.options, 0).await.expect("opens")).await;
+    for role in [SERVER, MAINTENANCE] {
+        let db = open_as(&source, role).await.expect("opens").db;
+        let Export { instant, pages } = db.export().await.unwrap_or_else(|e| panic!("by {role}: {}", chain(&e)));
+        let pages: Vec<Page> = pages.try_collect().await.unwrap_or_else(|e| panic!("by {role}: {}", chain(&e)));
+        assert!(pages.iter().any(|page| page.table.name == "leases"));
+        db.note_backup(instant.epoch, instant.taken_at).await.unwrap_or_else(|e| panic!("by {role}: {}", chain(&e)));
+        let import = Import::new(&instant, Epoch(instant.epoch.0 + 1));
+        let all = || stream::iter(pages.clone().into_iter().map(Ok)).boxed();
+        let refused = open_as(&target, role).await.expect("opens").db.import(import, all()).await;
+        assert!(chain(&refused.expect_err("only the owner may")).contains("permission denied"));
+        let owner = World::open(&target.options, 1).await.expect("opens").db;
+        assert!(owner.is_empty().await.expect("is_empty"));
+        if role == MAINTENANCE {
+            assert_eq!(owner.import(import, all()).await.expect("import"), ImportOutcome::Done);
+        }
+    }
+    let operator = open_as(&source, OPERATOR).await.expect("opens").db.export().await.expect("it begins");
+    operator.pages.try_collect::<Vec<_>>().await.expect_err("who stores what is no operator's business");
 }
 
 async fn no_role_changes_the_schema(database: &PgDatabase) {

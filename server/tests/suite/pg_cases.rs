@@ -13,19 +13,25 @@ use futures_util::future::BoxFuture;
 use leasehold_core::beat::BeatName;
 use leasehold_core::chunk::StoreObject;
 use leasehold_core::clock::{Clock, Timestamp};
+use leasehold_core::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix, UnitEnd};
+use leasehold_core::crawl::{Settle, SettleOutcome, TakeOver};
 use leasehold_core::expiry::{ExpireLeases, ExpireMode, ExpirePolicy, RetireShares, Undo};
-use leasehold_core::id::ObjectId;
-use leasehold_core::leasedb::{AccountChange, Advisory, LeaseDb, Relocate, Result, SlotToken, Tick};
+use leasehold_core::id::{AccountId, ObjectId};
+use leasehold_core::leasedb::{AccountChange, Advisory, Epoch, LeaseDb, Relocate, Result, SlotToken, Tick};
 use leasehold_core::locator::{Extent, Locator};
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, RunId, RunKind, RunState, Totals};
 use leasehold_core::share::ShareKind;
 use leasehold_core::testing::{credential, share_id, storage_index};
+use leasehold_core::tub::{TubConnection, TubId};
 use leasehold_leasedb::postgres::PgLeaseDb;
 
 use crate::pg_world::{FIRST_EPOCH, World, name_of};
 
 /// A request that can be made again, of any connection; answers with its outcome as text.
 pub type Deed = Arc<dyn Fn(PgLeaseDb) -> BoxFuture<'static, Result<String>> + Send + Sync>;
+
+/// Who works on a unit.
+const WORKER: ObjectId = ObjectId::new([9; 16]);
 
 /// One transaction.
 pub struct Case {
@@ -221,6 +227,82 @@ async fn undoing(_: World) -> Deed {
     deed!(|db, request| db.undo(request))
 }
 
+async fn settling(world: World) -> Deed {
+    let seen = world.db.survey(storage_index(1)).await.expect("survey");
+    // Its object is not there any more.
+    let settle = Settle {
+        storage_index: storage_index(1),
+        seen,
+        listed: Vec::new(),
+        manifests: Vec::new(),
+        containers: Vec::new(),
+        token: SlotToken([8; 16]),
+        dry_run: false,
+    };
+    deed!(|db, settle| async move {
+        Ok(match db.settle(settle).await? {
+            SettleOutcome::Settled(findings) => Some(findings.lost.len()),
+            SettleOutcome::Changed => None,
+        })
+    })
+}
+
+async fn with_nothing(_: World) {}
+
+async fn with_reconcile_run(world: World) {
+    let begin = BeginRun { kind: RunKind::Reconcile, dry_run: false, policy: String::new() };
+    let begun = world.db.begin_run(begin).await.expect("begin_run");
+    assert!(matches!(begun, BeginRunOutcome::Begun(_)));
+}
+
+async fn with_claimed_unit(world: World) {
+    with_reconcile_run(world.clone()).await;
+    let claimed = world.db.claim_unit(RunId(1), WORKER, 60).await.expect("claim_unit");
+    assert!(matches!(claimed, ClaimUnitOutcome::Claimed(..)));
+}
+
+async fn claiming_unit(_: World) -> Deed {
+    deed!(|db| async move {
+        let claimed = db.claim_unit(RunId(1), WORKER, 60).await?;
+        Ok(matches!(claimed, ClaimUnitOutcome::Claimed(..)))
+    })
+}
+
+async fn keeping_unit(_: World) -> Deed {
+    deed!(|db| db.keep_unit(RunId(1), Prefix::default(), WORKER, 600))
+}
+
+async fn finishing_unit(_: World) -> Deed {
+    let (unit, end) = (Prefix::default(), UnitEnd::Done(Totals::default()));
+    let finish = FinishUnit { run: RunId(1), unit, worker: WORKER, end };
+    deed!(|db, finish| db.finish_unit(finish))
+}
+
+async fn taking_over(_: World) -> Deed {
+    let take_over = TakeOver { deployment: None, epoch: Epoch(2), accounts_after: AccountId::new(0) };
+    deed!(|db, take_over| db.take_over(take_over))
+}
+
+async fn with_lost_share(world: World) {
+    with_share(world.clone()).await;
+    let run =
+        "INSERT INTO runs (kind, state, permission, dry_run, policy, started_at, alive_at, finished_at, totals, reason)
+        VALUES (2, 1, 0, false, '', 5, 5, 5, '', '');";
+    let lost =
+        "UPDATE shares SET state = 3, lost_at = 1; UPDATE account_usage SET leased_bytes = 0, leased_shares = 0;";
+    world.execute(&format!("{lost} {run} {run}")).await;
+}
+
+async fn forgetting(_: World) -> Deed {
+    deed!(|db| db.forget_lost(share_id(1, 0), SlotToken([9; 16])))
+}
+
+async fn prolonging(world: World) -> Deed {
+    let alice = world.find("alice").await;
+    let ends = vec![(share_id(1, 0).number, Timestamp::from_seconds(4_000_000_000))];
+    deed!(|db, ends| db.prolong_leases(storage_index(1), alice, ends))
+}
+
 async fn allocating(world: World) -> Deed {
     let request = world.allocation(world.find("alice").await, storage_index(1), &[0, 1], 100);
     deed!(|db, request| db.allocate(request))
@@ -291,6 +373,13 @@ pub fn transactions() -> Vec<Case> {
             "Undone { shares: [], leases: 0, refused: [] }",
             true
         ),
+        case!("settle", with_share, settling, "Some(1)", "None", true),
+        case!("claim_unit", with_reconcile_run, claiming_unit, "true", "false", true),
+        case!("keep_unit", with_claimed_unit, keeping_unit, "true", "true", true),
+        case!("finish_unit", with_claimed_unit, finishing_unit, "true", "false", true),
+        case!("take_over", with_nothing, taking_over, "true", "false", true),
+        case!("forget_lost", with_lost_share, forgetting, "Forgotten", "NotLost", true),
+        case!("prolong_leases", with_share, prolonging, "()", "()", true),
         // A beat more is as good.
         case!("tick", with_alice, ticking, "()", "()", false),
         // The claim lapses, then somebody has it again.
@@ -363,6 +452,22 @@ pub fn singles() -> Vec<Single> {
         single!("list_unleased", "unleased", true, |db| db.list_unleased(None, far(), 5)),
         single!("unleased_totals", "unleased", true, |db| db.unleased_totals()),
         single!("list_expired", "expired_leases", true, |db| db.list_expired(RunId(7), None, 5)),
+        single!("survey", "shares", false, |db| async move { Ok(db.survey(storage_index(2)).await?.shares.len()) }),
+        single!("page_shares", "shares", true, |db| async move {
+            Ok(db.page_shares(Prefix::default(), None, 10).await?.len())
+        }),
+        single!("upload_ids", "uploads", true, |db| async move {
+            Ok(db.spared(vec![storage_index(1)]).await?.uploads.len())
+        }),
+        single!("spared_garbage", "garbage", true, |db| async move {
+            Ok(db.spared(vec![storage_index(1)]).await?.garbage.len())
+        }),
+        single!("end_recovery", "runs", true, |db| db.end_recovery(FIRST_EPOCH, RunId(1))),
+        single!("abandoned_uploads", "uploads", true, |db| async move {
+            db.abandoned_uploads(TubConnection::new(TubId([7; 20]), "", [8; 16]), 5).await
+        }),
+        single!("is_empty", "uploads", true, |db| db.is_empty()),
+        single!("note_backup", "deployment", true, |db| db.note_backup(FIRST_EPOCH, Timestamp::from_seconds(1))),
         single!("deployment", "deployment", true, |db| db.deployment()),
         single!("beat_at", "beats", true, |db| db.is_tick_due(10)),
         single!("find_credential", "account_credentials", true, |db| db.find_credential(credential("alice"))),

@@ -169,7 +169,7 @@ impl World {
 /// Every row of ours, as text. Times and numbers that the database itself gives are left out: two runs of the same
 /// request differ in nothing else.
 pub async fn rows(postgres: &Postgres, database: &str) -> String {
-    const TABLES: [&str; 17] = [
+    const TABLES: [&str; 19] = [
         "deployment",
         "beats",
         "losses",
@@ -187,6 +187,8 @@ pub async fn rows(postgres: &Postgres, database: &str) -> String {
         "runs",
         "expired_leases",
         "unleased",
+        "recovered",
+        "crawl_units",
     ];
     const GIVEN: &str = "ARRAY['created_at', 'received_at', 'garbage_id', 'credential_id', 'advisory_id', 'run_id', \
         'started_at', 'alive_at']";

@@ -27,7 +27,8 @@ pub(super) fn autoscaler(validated: &Validated) -> Option<HorizontalPodAutoscale
         }),
         ..MetricSpec::default()
     };
-    let policy = |type_: &str, value, period_seconds| HPAScalingPolicy { type_: type_.to_owned(), value, period_seconds };
+    let policy =
+        |type_: &str, value, period_seconds| HPAScalingPolicy { type_: type_.to_owned(), value, period_seconds };
     let up = HPAScalingRules {
         policies: Some(vec![policy("Percent", 100, 15)]),
         stabilization_window_seconds: Some(0),

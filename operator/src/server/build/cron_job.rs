@@ -39,8 +39,7 @@ pub(super) fn cron_jobs(validated: &Validated) -> Vec<CronJob> {
     };
     let (expire, collect, audit) = (&maintenance.expire, &maintenance.collect, &maintenance.audit);
     let reconcile = &maintenance.reconcile;
-    let expire_arguments =
-        if mode == ExpirationMode::DryRun { vec!["expire", "--dry-run"] } else { vec!["expire"] };
+    let expire_arguments = if mode == ExpirationMode::DryRun { vec!["expire", "--dry-run"] } else { vec!["expire"] };
     let reconcile_arguments = vec!["reconcile", "--workers", WORKERS_OF_A_POD];
     let plans = [
         Plan {

@@ -133,7 +133,7 @@ fn is_refuted(commit: &Commit<'_>, commits: &[Commit<'_>], held: &HashSet<[u8; 1
         // Two slots may begin under one storage index if the first ended in between.
         let between = rival.made_at()..=commit.made_at();
         let ended = |end: &Commit<'_>| end.is_end() && between.contains(&end.made_at());
-        commit.manifest.base.is_some() || !commits.iter().any(|end| ended(end))
+        commit.manifest.base.is_some() || !commits.iter().any(ended)
     })
 }
 

@@ -211,6 +211,8 @@ pub struct Store<L, B> {
     rows_asked_in_vain_at: AtomicU64,
     /// The epoch that is in recovery mode; 0: none, as far as is known here.
     recovering: AtomicU64,
+    /// Since when usage is exact, in seconds.
+    complete_since: AtomicI64,
     recovery: Recovery,
 }
 
@@ -231,6 +233,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             rows: Arc::default(),
             rows_asked_in_vain_at: AtomicU64::new(0),
             recovering: AtomicU64::new(0),
+            complete_since: AtomicI64::new(0),
             recovery: Recovery::default(),
         }
     }

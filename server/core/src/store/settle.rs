@@ -19,6 +19,8 @@ use crate::manifest::Manifest;
 use crate::share::ShareKind;
 
 /// How often is looked again when others change the same storage index.
+/// Stands for a time that has not come yet.
+const NOT_COMPLETE: i64 = i64::MAX;
 const ATTEMPTS_MAX: usize = 20;
 const LIST_AT_ONCE: usize = 1000;
 /// More objects than these of one storage index are not compared: a share of 1 TiB in pieces of 1 MB has so many.
@@ -61,6 +63,18 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     pub(super) fn note_deployment(&self, deployment: &Deployment) {
         let epoch = if deployment.mode == Mode::Recovery { deployment.epoch.0 } else { 0 };
         self.recovering.store(epoch, std::sync::atomic::Ordering::Relaxed);
+        let complete_since = match deployment.mode {
+            Mode::Normal => deployment.complete_since.map_or(0, |at| at.seconds()),
+            Mode::Recovery => NOT_COMPLETE,
+        };
+        self.complete_since.store(complete_since, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Since when usage is exact, in seconds since 1970; 0: it always was; `None`: it is a lower bound, for the lease database
+    /// may not know all shares yet (`accounting.md` 11).
+    pub fn complete_since(&self) -> Option<i64> {
+        let seconds = self.complete_since.load(std::sync::atomic::Ordering::Relaxed);
+        (seconds != NOT_COMPLETE).then_some(seconds)
     }
 
     /// To be called before anything is answered about a storage index: in recovery mode it is settled first.

@@ -100,8 +100,8 @@ pub(crate) enum Write {
     InsertShare(ShareId, ShareKind, u64, Locator, Timestamp),
     /// Stable from now on, with these bytes.
     UpdateShare(ShareId, u64, Locator),
-    /// Its objects are gone; it keeps its leases.
-    LoseShare(ShareId),
+    /// Its objects are gone, as was noticed at this time; it keeps its leases.
+    LoseShare(ShareId, Timestamp),
     RemoveShare(ShareId),
     PutSlot {
         storage_index: StorageIndex,

@@ -217,7 +217,7 @@ impl<'a> Settling<'a> {
 
     fn lose(&mut self, row: &ShareRow) -> Result<()> {
         let share = self.draft.share(row.number);
-        self.draft.push(Write::LoseShare(share));
+        self.draft.push(Write::LoseShare(share, self.view.now));
         let bytes = integer(counted(row))?;
         for holder in self.holders(row.number) {
             self.draft.add_usage(holder, -bytes, -1, 0);

@@ -71,10 +71,10 @@ sql!(
 );
 sql!(
     LOSE_SHARE,
-    [UUID, INT2],
+    [UUID, INT2, INT8],
     "-- lose_share
     UPDATE shares
-    SET state = 3, lost_at = extract(epoch FROM now())::bigint
+    SET state = 3, lost_at = $3
     WHERE si = $1 AND shnum = $2"
 );
 sql!(
@@ -257,7 +257,7 @@ fn call_of(write: Write) -> Result<Call> {
         Write::UpdateShare(share, size, locator) => {
             call!(UPDATE_SHARE, si(share.storage_index), shnum(share), integer(size)?, locator.encode())
         }
-        Write::LoseShare(share) => keyed(&LOSE_SHARE, share),
+        Write::LoseShare(share, at) => call!(LOSE_SHARE, si(share.storage_index), shnum(share), at.seconds()),
         Write::RemoveShare(share) => keyed(&REMOVE_SHARE, share),
         Write::PutSlot { storage_index, token, write_enabler, marker } => {
             let marker = marker.map(|name| name.to_string());

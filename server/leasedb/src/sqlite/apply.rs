@@ -66,13 +66,13 @@ impl Tx<'_> {
                 let key = (share.storage_index.as_bytes(), share.number.get());
                 self.execute(sql, (key.0, key.1, integer(size_bytes)?, locator.encode())).map(drop)
             }
-            Write::LoseShare(share) => {
+            Write::LoseShare(share, at) => {
                 let sql = "-- lose_share
                     UPDATE shares
                     SET state = 3, lost_at = ?3
                     WHERE si = ?1 AND shnum = ?2";
                 let key = (share.storage_index.as_bytes(), share.number.get());
-                self.execute(sql, (key.0, key.1, self.now_seconds())).map(drop)
+                self.execute(sql, (key.0, key.1, at.seconds())).map(drop)
             }
             Write::RemoveShare(share) => {
                 self.delete_of("-- remove_share\nDELETE FROM shares WHERE si = ?1 AND shnum = ?2", share)

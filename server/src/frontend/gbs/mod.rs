@@ -158,7 +158,10 @@ impl<L: LeaseDb, B: Backend> Gbs<L, B> {
             Endpoint::ReadTestWrite(index) => self.read_test_write(index, request).await,
             Endpoint::Corrupt(kind, share) => self.corrupt(kind, share, request).await,
             Endpoint::Services => Ok(self.0.services.list(&request.session, &request.headers)),
-            Endpoint::Account => Ok(self.0.services.account(&request.session, &request.headers)),
+            Endpoint::Account => {
+                let complete_since = self.0.store.complete_since();
+                Ok(self.0.services.account(&request.session, complete_since, &request.headers))
+            }
         }
     }
 

@@ -82,9 +82,7 @@ async fn furnished<M: MakeLeaseDb>() -> (Bench<M::Db>, AccountId) {
     let BeginRunOutcome::Begun(Run { id, .. }) = begun else { panic!("{begun:?}") };
     let end = FinishRun { id, state: RunState::Done, totals: Totals::default(), reason: String::new() };
     assert!(bench.db.finish_run(end).await.expect("finish_run"));
-    // Leased by nobody any more; and removed, with what puts it back.
-    bench.bucket_share(alice, share_id(7, 0), 10).await;
-    bench.end_leases(share_id(7, 0)).await;
+    // Removed, with what puts it back.
     bench.write(alice, storage_index(8), &[(0, Some(10)), (1, Some(10))]).await;
     bench.write(alice, storage_index(8), &[(0, None)]).await;
     (bench, alice)

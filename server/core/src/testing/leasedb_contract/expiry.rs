@@ -57,13 +57,6 @@ impl<D: LeaseDb> Bench<D> {
         }
     }
 
-    /// Ends the leases of one share, however long they would have held.
-    pub(super) async fn end_leases(&self, share: ShareId) {
-        let mode = ExpireMode::Override(-1000 * DAY_SECONDS);
-        let leases = self.all_leases().await.into_iter().filter(|lease| lease.share == share).collect();
-        self.expire_these(ExpirePolicy { mode, ..ExpirePolicy::default() }, FIRST_EPOCH, leases).await;
-    }
-
     async fn queued(&self) -> Vec<ShareId> {
         self.db.list_unleased(None, self.clock.now(), 1000).await.expect("list_unleased")
     }
