@@ -22,6 +22,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use self::daemon::Daemon;
 use self::kubectl::{Kubectl, has_condition};
@@ -141,9 +142,17 @@ impl Cluster {
         run_ok(command.arg(&image.archive), COMMAND_TIMEOUT).map(drop)
     }
 
-    /// What was asked of the API server by service accounts, one JSON object a line.
-    pub fn audit_log(&self) -> Result<String> {
-        std::fs::read_to_string(self.layout.logs().join("audit.jsonl")).context("read the API server's audit log")
+    /// What this service account was refused for lack of a right, as the API server has written it down: one JSON object
+    /// each. Other refusals, as in a namespace that is going, are left out.
+    pub fn forbidden_to(&self, account: &str) -> Result<Vec<Value>> {
+        let path = self.layout.logs().join("audit.jsonl");
+        let log = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        // The last line may be half written.
+        let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let is_forbidden = |event: &Value| {
+            event["user"]["username"] == account && event["annotations"]["authorization.k8s.io/decision"] == "forbid"
+        };
+        Ok(events.filter(is_forbidden).collect())
     }
 
     fn daemon(&self, name: &'static str) -> Daemon<'_> {

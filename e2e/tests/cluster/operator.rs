@@ -31,6 +31,11 @@ fn killed_operator_loses_nothing_and_disturbs_nobody() -> Result<()> {
         ensure!(server.pods()? == pods, "pods of the server were replaced");
         let now = server.world.kubectl.run(&["get", "pods", "--output=jsonpath={..uid}"])?;
         ensure!(now == uids, "pods of the server were replaced");
-        ensure_same("a file", &client.download(&file)?, &bytes(1, 100_000))
+        ensure_same("a file", &client.download(&file)?, &bytes(1, 100_000))?;
+        // The chart gives it every right that it uses, here and in the stories before.
+        let account = format!("system:serviceaccount:{}:leasehold-operator", chart::NAMESPACE);
+        let forbidden = server.world.cluster.forbidden_to(&account)?;
+        ensure!(forbidden.is_empty(), "the operator may not do what it tried: {:#}", forbidden[0]);
+        Ok(())
     })
 }

@@ -62,8 +62,9 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        // Accounts are closed in their database first, so the namespace must be gone before the managed services are.
         // What is left goes with the cluster.
-        let _ = self.kubectl.run(&["delete", "namespace", self.kubectl.namespace(), "--wait=false"]);
+        let _ = self.kubectl.run(&["delete", "namespace", self.kubectl.namespace(), "--timeout=90s"]);
     }
 }
 
