@@ -150,7 +150,7 @@ impl Writer {
         let patch = Patch::Merge(json!({ "metadata": metadata }));
         let parameters = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
         match self.api::<K>(&key.namespace).patch(&key.name, &parameters, &patch).await {
-            Err(error) if !(Error::is_not_found(&error) && !present) => Err(error.into()),
+            Err(error) if present || !Error::is_not_found(&error) => Err(error.into()),
             _ => Ok(()),
         }
     }
@@ -164,8 +164,11 @@ impl Writer {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &object.object_ref(&())).await {
-            tracing::warn!(%error, reason, object = %Key::of(object), "cannot write an event");
+        match self.recorder.publish(&event, &object.object_ref(&())).await {
+            // A namespace that ends takes no events.
+            Err(kube::Error::Api(_)) if object.meta().deletion_timestamp.is_some() => {}
+            Ok(()) => {}
+            Err(error) => tracing::warn!(%error, reason, object = %Key::of(object), "cannot write an event"),
         }
     }
 }

@@ -18,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 use crate::context::{Context, Settings};
 use crate::leader::{self, Candidate};
 use crate::metrics::Metrics;
-use crate::{admin, controller};
+use crate::{admin, controller, trial};
 
 /// How often is looked whether custom resources are there.
 const CRDS_EVERY: Duration = Duration::from_secs(5);
@@ -37,6 +37,12 @@ enum Command {
     ///
     /// Any number of these may run; one of them acts. SIGTERM ends it when what is under way has come to its end.
     Run(RunArgs),
+    /// Store a share with an Account of its own and read it back, as `helm test` does
+    Trial {
+        /// The StorageServer, as NAMESPACE/NAME; the first that is ready if not given
+        #[arg(long, value_name = "SERVER")]
+        server: Option<String>,
+    },
     /// Print the custom resources as YAML
     ///
     /// With a folder, writes one file a kind into it; a test fails where the committed ones are stale.
@@ -102,14 +108,20 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Run(arguments) => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            let ended = runtime.block_on(operate(arguments));
-            runtime.shutdown_timeout(Duration::from_secs(5));
-            ended
-        }
+        Command::Run(arguments) => within_runtime(operate(arguments)),
+        Command::Trial { server } => within_runtime(async {
+            let client = Client::try_default().await.context("cannot find the API server")?;
+            trial::run(&client, server.as_deref()).await
+        }),
         Command::Crds { folder } => write_crds(folder),
     }
+}
+
+fn within_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let ended = runtime.block_on(work);
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    ended
 }
 
 fn write_crds(folder: Option<PathBuf>) -> anyhow::Result<()> {

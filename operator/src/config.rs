@@ -122,7 +122,6 @@ pub fn server(
         database: Some(database),
         jobs: jobs(),
         log: log(),
-        ..config::Config::default()
     }
 }
 

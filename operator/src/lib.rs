@@ -25,3 +25,4 @@ pub mod pod;
 pub mod quantity;
 pub mod server;
 pub mod sweep;
+pub mod trial;

@@ -54,6 +54,13 @@ pub(super) async fn delete(account: &Account, context: &Context) -> Result<Actio
             context.writer.event(account, false, reason, note).await;
             end(account, context).await
         }
+        // The database goes as well, as it does with a whole namespace: it would wait for its server, that for this account.
+        Err(why) if database.metadata.deletion_timestamp.is_some() => {
+            let note =
+                format!("the account's credentials may still be valid: its LeaseDatabase is being deleted, and {why}");
+            context.writer.event(account, true, "ForcedFinalize", note).await;
+            end(account, context).await
+        }
         Err(why) => {
             let message = format!(
                 "{why}; the account's addresses must be revoked first. To go without: annotate the Account with {FORCE_FINALIZE}={}",

@@ -88,10 +88,16 @@ pub async fn reconcile(account: Arc<Account>, context: Arc<Context>) -> Result<A
             return Ok(Action::requeue(Duration::from_secs(5)));
         }
     };
-    let observed = settle(&account, &validated, &references, &db, &context).await?;
-    let new = match observed {
-        Ok(observed) => status::observed(&account, &validated, &observed, context.now()),
-        Err(obstacle) => status::without_secret(&account, &validated, obstacle, context.now()),
+    let new = match settle(&account, &validated, &references, &db, &context).await {
+        Ok(Ok(observed)) => status::observed(&account, &validated, &observed, context.now()),
+        Ok(Err(obstacle)) => status::without_secret(&account, &validated, obstacle, context.now()),
+        Err(Error::LeaseDb(error)) => {
+            let why = crate::database::sentence(&error);
+            let new = status::without_database(&account, &validated, why, context.now());
+            status::write(&account, &context, new).await?;
+            return Err(error.into());
+        }
+        Err(error) => return Err(error),
     };
     status::tell(&account, &new, &context).await;
     let next = status::next_look(&new, context.now(), context.resync(&key));

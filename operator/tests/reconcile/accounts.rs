@@ -231,6 +231,18 @@ async fn a_deletion_waits_for_the_lease_database_and_says_how_to_go_without() {
 }
 
 #[tokio::test]
+async fn a_namespace_that_goes_with_its_database_does_not_hang() {
+    let world = with_account(spec()).await;
+    reconcile(&world, &world.connected().await).await;
+    delete(&world);
+    world.edit("LeaseDatabase", "leases", |database| {
+        database["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    });
+    reconcile(&world, &world.operator().await).await;
+    assert!(!has_finalizer(&world));
+}
+
+#[tokio::test]
 async fn an_account_of_another_namespace_or_of_no_server_is_refused_with_a_sentence() {
     let world = with_account(json!({ "serverRef": { "name": "elsewhere" } })).await;
     reconcile(&world, &world.connected().await).await;

@@ -1,7 +1,8 @@
-//! Stored forms: a damaged locator, manifest or container is refused, and what is read is written back as it was.
+//! Stored forms: a damaged locator, manifest, container or row of a backup is refused, and what is read is written back as it was.
 
 #![no_main]
 
+use leasehold_core::backup::row;
 use leasehold_core::classic::{Container, HEAD_BYTES_MAX, frame};
 use leasehold_core::locator::Locator;
 use leasehold_core::manifest::Manifest;
@@ -12,6 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(Locator::decode(&locator.encode()), Ok(locator));
     }
     check_container(bytes);
+    check_rows(bytes);
     let mut object = bytes.to_vec();
     for magic in [&b""[..], b"LhSlotM2"] {
         object.extend_from_slice(magic);
@@ -20,6 +22,17 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
 });
+
+/// Rows of a backup have exactly one form.
+fn check_rows(bytes: &[u8]) {
+    let mut rest = bytes;
+    let mut again = Vec::new();
+    while let Ok(Some(values)) = row::take(&mut rest) {
+        row::put(&mut again, &values);
+        assert_eq!(again.len() + rest.len(), bytes.len());
+    }
+    assert!(bytes.starts_with(&again));
+}
 
 fn check_container(bytes: &[u8]) {
     let decode = |bytes: &[u8]| {
