@@ -9,13 +9,16 @@
 
 pub mod bench;
 pub mod checker;
+pub mod cluster;
 pub mod dev;
 pub mod foolscap;
 pub mod gbs;
 pub mod history;
+pub mod image;
 pub mod leasehold;
 pub mod pods;
 pub mod reference;
+pub mod story;
 pub mod tahoe;
 pub mod venv;
 

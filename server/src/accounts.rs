@@ -12,6 +12,7 @@ use leasehold_core::clock::Entropy;
 use leasehold_core::id::AccountId;
 use leasehold_core::leasedb::{AccountChange, CreateOutcome, Credential, LeaseDb};
 use leasehold_core::secret::Swissnum;
+use leasehold_identity::Name;
 use serde::Serialize;
 
 use crate::datadir::{DataDir, Published};
@@ -186,35 +187,16 @@ impl<L: LeaseDb> Accounts<L> {
         let newest = read("swissnum").with_context(|| {
             format!("the swissnum of {:?} is not kept here; `leasehold account rotate` makes another", account.name)
         })?;
-        let mut nurls = vec![self.nurl(&newest)];
-        nurls.extend(read("swissnum.retiring").ok().map(|retiring| self.nurl(&retiring)));
-        let furl = format!("pb://{}@tcp:{}/{newest}", self.identity.tub_id, self.published.advertise);
+        let addresses = [self.published.advertise.clone()];
+        let name = Name { identity: &self.identity.public, addresses: &addresses, nickname: &self.published.nickname };
+        let addresses = name.handout(&newest, read("swissnum.retiring").ok().as_deref());
         let servers_yaml = folder.join("servers.yaml");
-        write_private(&servers_yaml, self.servers_yaml(&nurls, &furl).as_bytes())
+        write_private(&servers_yaml, name.servers_yaml(&addresses).as_bytes())
             .with_context(|| format!("cannot write {}", servers_yaml.display()))?;
         let servers_yaml = fs::canonicalize(&servers_yaml)?;
+        let leasehold_identity::Handout { mut nurls, furl } = addresses;
         let nurl = nurls.swap_remove(0);
         Ok(Handout { account_id: account.id.to_string(), name: account.name.clone(), nurl, furl, servers_yaml })
-    }
-
-    fn nurl(&self, swissnum: &str) -> String {
-        format!("pb://{}@{}/{swissnum}#v=1", self.identity.spki_hash, self.published.advertise)
-    }
-
-    /// A file for a client's `private` folder (`gbs.md` 12). JSON strings are YAML strings.
-    fn servers_yaml(&self, nurls: &[String], furl: &str) -> String {
-        let quoted = |text: &str| serde_json::Value::from(text).to_string();
-        let mut text = format!(
-            "storage:\n  {}:\n    ann:\n      nickname: {}\n      anonymous-storage-FURL: {}\n      anonymous-storage-NURLs:\n",
-            self.identity.server_id,
-            quoted(&self.published.nickname),
-            quoted(furl),
-        );
-        for nurl in nurls {
-            text.push_str(&format!("      - {}\n", quoted(nurl)));
-        }
-        text.push_str("      grid-manager-certificates: []\n");
-        text
     }
 
     fn write_secret(&self, name: &str, file: &str, swissnum: &Swissnum) -> anyhow::Result<()> {

@@ -71,7 +71,7 @@ pub async fn check(config: &Config, path: &Path) -> Vec<Finding> {
     };
     if let Some(data) = &data {
         match data.identity() {
-            Ok(identity) => found(Level::Ok, format!("the identity is {}", identity.server_id)),
+            Ok(identity) => found(Level::Ok, format!("the identity is {}", identity.public.server_id)),
             Err(error) => found(Level::Error, format!("{error:#}")),
         }
         if needs_data {

@@ -8,41 +8,33 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
-use data_encoding::BASE64URL_NOPAD;
+use anyhow::Context;
 use leasehold_core::id::base32;
-use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData};
+use leasehold_identity::{IdentityTexts, PublicIdentity};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use sha1::{Digest, Sha1};
 
 use crate::client_certificate::AnyProvenKey;
 
 /// A server's identity.
 #[derive(Clone)]
 pub struct Identity {
-    /// SHA-256 of the certificate's public key, as it stands in a NURL: 43 characters.
-    pub spki_hash: String,
-    /// 32 base32 characters.
-    pub tub_id: String,
-    /// `v0-` and 52 base32 characters.
-    pub server_id: String,
+    /// What clients know of it.
+    pub public: PublicIdentity,
     certificate: CertificateDer<'static>,
     key: Arc<PrivateKeyDer<'static>>,
 }
 
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Identity").field("server_id", &self.server_id).finish_non_exhaustive()
+        f.debug_struct("Identity").field("server_id", &self.public.server_id).finish_non_exhaustive()
     }
 }
-
-const FILES: [&str; 4] = ["tls.key", "tls.crt", "tub.id", "node.key"];
 
 impl Identity {
     /// Loads the identity in `folder`, or makes one if there is none.
@@ -61,33 +53,15 @@ impl Identity {
     /// # Errors
     /// Files are missing, unreadable or do not belong together.
     pub fn load(folder: &Path) -> anyhow::Result<Self> {
-        let read = |name: &str| {
+        let texts = IdentityTexts::read(|name| {
             let path = folder.join(name);
             fs::read_to_string(&path).with_context(|| format!("cannot read the identity file {}", path.display()))
-        };
-        let [key_pem, certificate_pem, tub_id, node_key] =
-            [read(FILES[0])?, read(FILES[1])?, read(FILES[2])?, read(FILES[3])?];
-        let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
-            .with_context(|| format!("{} holds no certificate", folder.join(FILES[1]).display()))?;
-        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
-            .with_context(|| format!("{} holds no private key", folder.join(FILES[0]).display()))?;
-        let public = KeyPair::try_from(&key).context("the TLS key is of a kind that is not supported")?;
-        let spki = public.subject_public_key_info();
-        if !certificate.windows(spki.len()).any(|window| window == spki) {
-            bail!("tls.crt does not belong to tls.key in {}", folder.display());
-        }
-        let tub_id = tub_id.trim().to_owned();
-        if base32().decode(tub_id.as_bytes()).map_or(0, |bytes| bytes.len()) != 20 {
-            bail!("{} must hold 32 base32 characters", folder.join(FILES[2]).display());
-        }
-        let node = KeyPair::from_pem(&node_key).context("node.key holds no Ed25519 key")?;
-        Ok(Self {
-            spki_hash: BASE64URL_NOPAD.encode(&Sha256::digest(&spki)),
-            tub_id,
-            server_id: format!("v0-{}", base32().encode(node.der_bytes())),
-            certificate,
-            key: Arc::new(key),
-        })
+        })?;
+        let unusable = || format!("cannot use the identity in {}", folder.display());
+        let public = texts.public().with_context(unusable)?;
+        let certificate = CertificateDer::from_pem_slice(texts.tls_crt.as_bytes()).with_context(unusable)?;
+        let key = PrivateKeyDer::from_pem_slice(texts.tls_key.as_bytes()).with_context(unusable)?;
+        Ok(Self { public, certificate, key: Arc::new(key) })
     }
 
     /// TLS as clients need it: this one certificate for every name, no ALPN, no resumption (`gbs.md` 2).
@@ -108,7 +82,7 @@ impl Identity {
 
     /// Whether the tub id is that of the certificate: clients of Foolscap accept no other.
     pub fn proves_tub_id(&self) -> bool {
-        self.tub_id == base32().encode(&Sha1::digest(&self.certificate))
+        self.public.tub_id == base32().encode(&Sha1::digest(&self.certificate))
     }
 
     fn tls_config_with(
@@ -142,22 +116,13 @@ impl ResolvesServerCert for OneCertificate {
 
 /// Makes all files in a folder beside, then renames it: an identity exists whole or not at all.
 fn create(folder: &Path) -> anyhow::Result<()> {
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "leasehold");
-    // Clients pin the key and, for Foolscap, the very certificate: it must outlive everything.
-    params.not_before = rcgen::date_time_ymd(2000, 1, 1);
-    params.not_after = rcgen::date_time_ymd(9999, 12, 31);
-    let certificate = params.self_signed(&key)?;
-    let tub_id = base32().encode(&Sha1::digest(certificate.der()));
-    let node = KeyPair::generate_for(&PKCS_ED25519)?;
-    let contents = [key.serialize_pem(), certificate.pem(), format!("{tub_id}\n"), node.serialize_pem()];
+    let texts = IdentityTexts::generate()?;
     let making = folder.with_extension("new");
     if making.exists() {
         fs::remove_dir_all(&making)?;
     }
     fs::create_dir_all(&making)?;
-    for (name, content) in FILES.iter().zip(contents) {
+    for (name, content) in IdentityTexts::NAMES.into_iter().zip(texts.texts()) {
         write_private(&making.join(name), content.as_bytes())?;
     }
     fs::File::open(&making)?.sync_all()?;
@@ -191,15 +156,12 @@ mod tests {
         let path = folder.path().join("identity");
         let made = Identity::load_or_create(&path).expect("made");
         let loaded = Identity::load_or_create(&path).expect("loaded");
-        assert_eq!(
-            (&made.spki_hash, &made.tub_id, &made.server_id),
-            (&loaded.spki_hash, &loaded.tub_id, &loaded.server_id)
-        );
-        assert_eq!((made.spki_hash.len(), made.tub_id.len(), made.server_id.len()), (43, 32, 55));
+        assert_eq!(made.public, loaded.public);
         made.tls_config().expect("usable");
         made.foolscap_tls_config().expect("usable");
         assert!(made.proves_tub_id());
-        fs::write(path.join("tls.key"), KeyPair::generate().expect("a key").serialize_pem()).expect("written");
+        let other = IdentityTexts::generate().expect("made");
+        fs::write(path.join("tls.key"), other.tls_key.as_bytes()).expect("written");
         assert!(Identity::load(&path).is_err(), "a key that does not belong to the certificate");
     }
 }

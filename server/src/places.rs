@@ -11,7 +11,7 @@ use leasehold_core::lease::{DAY_SECONDS, LeaseTerms};
 use leasehold_core::leasedb::{LeaseDb, LeaseDbError, Mode};
 use leasehold_core::store::{Claim, SILENCE_SECONDS, Store, StoreOptions};
 use leasehold_leasedb::AnyLeaseDb;
-use leasehold_leasedb::postgres::{Migrated, PgLeaseDb, PgMetrics, PgOptions, Roles, Tls, migrate};
+use leasehold_leasedb::postgres::{Authorities, Migrated, PgLeaseDb, PgMetrics, PgOptions, Roles, Tls, migrate};
 use leasehold_leasedb::sqlite::SqliteLeaseDb;
 use prometheus_client::registry::Registry;
 
@@ -166,7 +166,7 @@ fn plainly(error: LeaseDbError) -> anyhow::Error {
 }
 
 fn pg_options(database: &Database) -> anyhow::Result<PgOptions> {
-    let ca_file = || database.ca_file.clone().context("database.ca_file must be set");
+    let ca_file = || database.ca_file.clone().map(Authorities::File).context("database.ca_file must be set");
     let seconds = Duration::from_secs;
     Ok(PgOptions {
         host: database.host.clone(),

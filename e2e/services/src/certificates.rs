@@ -19,6 +19,15 @@ pub struct Issued {
     pub key: String,
 }
 
+/// Who a certificate speaks of, for those who look at more than host names.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Subject {
+    /// The common name: with Kubernetes, the user.
+    pub name: Option<&'static str>,
+    /// The organization: with Kubernetes, the user's group.
+    pub group: Option<&'static str>,
+}
+
 impl Authority {
     /// Makes an authority with a fresh key.
     pub fn new() -> Result<Self> {
@@ -32,9 +41,19 @@ impl Authority {
 
     /// Issues a server certificate for `names`, each a host name or an IP address.
     pub fn issue(&self, names: &[&str]) -> Result<Issued> {
+        self.issue_to(&Subject::default(), names)
+    }
+
+    /// Issues a certificate by which `subject` may also prove itself as a client.
+    pub fn issue_to(&self, subject: &Subject, names: &[&str]) -> Result<Issued> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let key = KeyPair::generate()?;
-        let params = CertificateParams::new(names).context("name a test certificate")?;
+        let mut params = CertificateParams::new(names).context("name a test certificate")?;
+        for (kind, value) in [(DnType::CommonName, subject.name), (DnType::OrganizationName, subject.group)] {
+            if let Some(value) = value {
+                params.distinguished_name.push(kind, value);
+            }
+        }
         let certificate = params.signed_by(&key, &self.issuer).context("issue a test certificate")?;
         Ok(Issued { certificate: certificate.pem(), key: key.serialize_pem() })
     }

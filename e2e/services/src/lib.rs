@@ -23,7 +23,7 @@ pub mod proxy;
 mod relay;
 pub mod s3_proxy;
 pub mod scratch;
-mod secret;
+pub mod secret;
 pub mod sigv4;
 
 pub use balancer::Balancer;

@@ -4,7 +4,7 @@
 //! it back, change it or cut the link.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
@@ -183,9 +183,14 @@ pub struct Entrance {
 }
 
 impl Entrance {
-    /// Listens on a port of the kernel's choice and calls `accept`, which must not block, with each connection.
-    pub fn open(name: &str, mut accept: impl FnMut(TcpStream) + Send + 'static) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("listen on the loopback address")?;
+    /// Listens on a loopback port of the kernel's choice and calls `accept`, which must not block, with each connection.
+    pub fn open(name: &str, accept: impl FnMut(TcpStream) + Send + 'static) -> Result<Self> {
+        Self::open_at(Ipv4Addr::LOCALHOST.into(), name, accept)
+    }
+
+    /// As [`Entrance::open`], at another address of this machine.
+    pub fn open_at(ip: IpAddr, name: &str, mut accept: impl FnMut(TcpStream) + Send + 'static) -> Result<Self> {
+        let listener = TcpListener::bind((ip, 0)).with_context(|| format!("listen on {ip}"))?;
         let address = listener.local_addr()?;
         let is_closed = Arc::new(AtomicBool::new(false));
         let closed = Arc::clone(&is_closed);

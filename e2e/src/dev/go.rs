@@ -30,6 +30,8 @@ pub struct GoTool {
     pub package: &'static str,
     /// Names the program in the environment of the tests; where it is set already, nothing is built.
     pub variable: &'static str,
+    /// What a program is told about itself that is not in its sources, for the linker: `-X NAME=VALUE`; or nothing.
+    pub linked: &'static str,
 }
 
 /// The S3 server that tests run against.
@@ -38,6 +40,7 @@ pub const MINIO: GoTool = GoTool {
     folder: "e2e/minio",
     package: "github.com/minio/minio",
     variable: leasehold_e2e_services::minio::PROGRAM_VARIABLE,
+    linked: "",
 };
 
 /// Decides about histories.
@@ -46,28 +49,35 @@ pub const CHECKER: GoTool = GoTool {
     folder: "e2e/checker",
     package: ".",
     variable: crate::checker::CHECKER_VARIABLE,
+    linked: "",
 };
 
 impl GoTool {
     /// Where the program is; builds it first if it is missing or its module has changed.
     pub fn provide(&self) -> Result<PathBuf> {
-        if let Some(path) = env::var_os(self.variable) {
-            return Ok(path.into());
+        let path = self.path();
+        if env::var_os(self.variable).is_some() {
+            return Ok(path);
         }
         let folder = workspace_root().join(self.folder);
-        let path = tools_folder().join("bin").join(self.name);
         let marker = tools_folder().join(format!("{}.sources", self.name));
-        let sources = hash_of(&folder)?;
+        let sources = format!("{} {}", hash_of(&folder)?, self.linked).trim_end().to_owned();
         if path.is_file() && fs::read_to_string(&marker).is_ok_and(|text| text == sources) {
             return Ok(path);
         }
         let go = find_go(&folder)?;
         println!("    building {}, once; a large one takes minutes", self.name);
         let mut build = go_command(&go, &folder);
-        build.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&path).arg(self.package);
+        let linked = format!("-s -w {}", self.linked);
+        build.args(["build", "-trimpath", "-ldflags", linked.trim_end(), "-o"]).arg(&path).arg(self.package);
         execute(&mut build)?;
         fs::write(&marker, sources).with_context(|| format!("write {}", marker.display()))?;
         Ok(path)
+    }
+
+    /// Where the program is once it has been provided.
+    pub fn path(&self) -> PathBuf {
+        env::var_os(self.variable).map_or_else(|| tools_folder().join("bin").join(self.name), PathBuf::from)
     }
 
     /// Looks the module over and runs its tests.

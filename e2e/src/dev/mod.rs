@@ -4,11 +4,12 @@
 //! undoes everything but Debian packages.
 
 mod bench;
+mod cluster;
 mod fuzz;
-mod go;
-mod steps;
+pub(crate) mod go;
+pub(crate) mod steps;
 mod test;
-mod tools;
+pub(crate) mod tools;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -36,6 +37,11 @@ enum DevCommand {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Starts and ends a real Kubernetes on this machine; needs root and Debian.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// Builds static programs, packs them as OCI archives and prints their digests.
+    Images,
     /// Runs the fuzz targets of the server.
     Fuzz {
         /// How long each target runs.
@@ -82,6 +88,8 @@ fn run(command: DevCommand) -> Result<()> {
     match command {
         DevCommand::Test(arguments) | DevCommand::Ci(arguments) => test::run(arguments.long, &arguments.steps),
         DevCommand::Bench { arguments } => bench::run(&arguments),
+        DevCommand::Cluster(command) => cluster::run(&command),
+        DevCommand::Images => cluster::build_images(),
         DevCommand::Fuzz { seconds, targets } => fuzz::run(Duration::from_secs(seconds), &targets),
     }
 }

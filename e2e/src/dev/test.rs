@@ -8,12 +8,12 @@ use anyhow::Result;
 use super::go::{CHECKER, MINIO};
 use super::steps::{Steps, execute};
 use super::tools::{CARGO_DENY, cargo, development_folder, provide_browser, provide_compilers, provide_postgres};
-use super::{Missing, fuzz};
+use super::{Missing, cluster, fuzz};
+use crate::cluster::Cluster;
+use crate::image::product;
 use crate::leasehold::BINARY_VARIABLE;
+use crate::story::LONG_VARIABLE;
 use crate::venv::{VENV_VARIABLE, Venv, workspace_root};
-
-/// Tells all tests that they may take long.
-const LONG_VARIABLE: &str = "LEASEHOLD_LONG";
 
 const FUZZ_TIME: Duration = Duration::from_secs(5);
 const FUZZ_TIME_LONG: Duration = Duration::from_secs(120);
@@ -28,7 +28,10 @@ pub fn run(long: bool, only: &[String]) -> Result<()> {
     steps.run("MinIO", || MINIO.provide().map(drop))?;
     steps.run("format", || execute(cargo().args(["fmt", "--all", "--check"])))?;
     steps.run("lints", || {
-        execute(cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
+        execute(cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
+        // `--all-targets` leaves out what is not run by default.
+        let cluster = ["clippy", "--package", "leasehold-e2e", "--test", "cluster", "--", "--deny", "warnings"];
+        execute(cargo().args(cluster))
     })?;
     steps.run("dependencies", check_dependencies)?;
     steps.run("release build", || execute(cargo().args(["build", "--release", "--package", "leasehold-server"])))?;
@@ -45,8 +48,30 @@ pub fn run(long: bool, only: &[String]) -> Result<()> {
         command.env(CHECKER.variable, CHECKER.provide()?);
         execute(&mut command)
     })?;
+    // Where it takes root and minutes to run them, they wait until they are asked for.
+    if long || only.iter().any(|word| "cluster".contains(word.as_str())) {
+        run_on_cluster(&mut steps, long)?;
+    }
     steps.run("fuzz targets", || fuzz::run(if long { FUZZ_TIME_LONG } else { FUZZ_TIME }, &[]))?;
     steps.finish()
+}
+
+/// Starts a Kubernetes if none runs, and then ends it as well, whatever happens in between.
+fn run_on_cluster(steps: &mut Steps, long: bool) -> Result<()> {
+    let here = Cluster::of_workspace();
+    let was_up = here.expect_up().is_ok();
+    let outcome = cluster::start(&here, steps)
+        .and_then(|()| cluster::provide_images(&here, steps))
+        .and_then(|()| steps.run("cluster: stories", || tell_stories(long)));
+    let ended = if was_up { Ok(()) } else { steps.run("cluster: down", || here.down()) };
+    outcome.and(ended)
+}
+
+fn tell_stories(long: bool) -> Result<()> {
+    let mut command = with_services(tests(long))?;
+    command.args(["--package", "leasehold-e2e", "--test", "cluster", "--no-fail-fast", "--", "--test-threads=1"]);
+    command.env(VENV_VARIABLE, make_venv()?.root()).env(BINARY_VARIABLE, product::program("leasehold"));
+    execute(&mut command)
 }
 
 fn make_venv() -> Result<Venv> {

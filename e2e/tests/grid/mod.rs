@@ -14,32 +14,19 @@ mod pods;
 mod quota;
 mod repair;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use leasehold_e2e::leasehold::Server;
-use leasehold_e2e::process::Watchdog;
+pub use leasehold_e2e::story::{KIB, MIB, Scratch, by_length, bytes, ensure_same, venv};
 use leasehold_e2e::tahoe::{Client, Encoding, Protocol};
-use leasehold_e2e::venv::Venv;
-use rand::rngs::StdRng;
-use rand::{RngCore, SeedableRng};
-use tempfile::TempDir;
 
 /// Servers in the grid, and shares of a file.
 pub const SERVERS: usize = 5;
 
 /// Two of five shares suffice; an upload needs four servers, so it survives the loss of one.
 pub const ENCODING: Encoding = Encoding { needed: 2, happy: 4, total: 5 };
-
-pub const KIB: usize = 1 << 10;
-pub const MIB: usize = 1 << 20;
-
-/// Asks for more of the same.
-const LONG_VARIABLE: &str = "LEASEHOLD_LONG";
-
-/// Keeps the files of all stories when it is set.
-const KEEP_VARIABLE: &str = "LEASEHOLD_KEEP";
 
 /// Makes two tests of each story: one over HTTPS, one as old clients have it.
 macro_rules! over_both_protocols {
@@ -122,57 +109,4 @@ impl Grid {
         let servers = self.servers.iter().map(|server| format!("=== {}\n{}", server.name(), server.log_tail()));
         servers.chain([format!("=== client\n{}", self.client.log_tail())]).collect::<Vec<_>>().join("\n")
     }
-}
-
-/// `long` in a long run, else `short`.
-pub fn by_length(short: usize, long: usize) -> usize {
-    if std::env::var_os(LONG_VARIABLE).is_some() { long } else { short }
-}
-
-/// The Python environment, found or made once.
-pub fn venv() -> Result<&'static Venv> {
-    static VENV: OnceLock<Result<Venv, String>> = OnceLock::new();
-    let venv = VENV.get_or_init(|| Venv::find_or_make().map_err(|error| format!("{error:#}")));
-    venv.as_ref().map_err(|error| anyhow::anyhow!("no Python environment (run cargo dev test): {error}"))
-}
-
-/// A folder that is removed at the end, also when it belongs to a static.
-pub struct Scratch {
-    path: PathBuf,
-    _owner: Option<(TempDir, Watchdog)>,
-}
-
-impl Scratch {
-    fn new(name: &str) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix(&format!("leasehold-{name}-")).tempdir()?;
-        let path = directory.path().to_owned();
-        if std::env::var_os(KEEP_VARIABLE).is_some() {
-            eprintln!("files of {name} are kept in {}", directory.keep().display());
-            return Ok(Self { path, _owner: None });
-        }
-        // The servers' own watchdogs come first.
-        let watchdog = Watchdog::start(&format!("sleep 3; rm -rf '{}'", path.display()))?;
-        Ok(Self { path, _owner: Some((directory, watchdog)) })
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-/// Bytes that nobody has seen before, the same for the same seed.
-pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
-    let mut data = vec![0; length];
-    StdRng::seed_from_u64(seed).fill_bytes(&mut data);
-    data
-}
-
-/// Compares without printing megabytes.
-pub fn ensure_same(what: &str, got: &[u8], expected: &[u8]) -> Result<()> {
-    if got == expected {
-        return Ok(());
-    }
-    let first = got.iter().zip(expected).position(|(left, right)| left != right);
-    let lengths = (got.len(), expected.len());
-    anyhow::bail!("{what} came back different: lengths (got, expected) {lengths:?}, first difference at {first:?}")
 }

@@ -9,7 +9,7 @@ use leasehold_core::leasedb::{Epoch, LeaseDb, LeaseDbError};
 use leasehold_e2e_services::Postgres;
 use leasehold_e2e_services::certificates::Authority;
 use leasehold_e2e_services::postgres::{PostgresOptions, PostgresTls};
-use leasehold_leasedb::postgres::{Migrated, PgOptions, Roles, SCHEMA_VERSION, Tls, migrate};
+use leasehold_leasedb::postgres::{Authorities, Migrated, PgOptions, Roles, SCHEMA_VERSION, Tls, migrate};
 
 use crate::pg::{self, PgDatabase};
 use crate::pg_cases::{prepare_singles, singles, transactions};
@@ -39,9 +39,10 @@ async fn guarded() -> (Postgres, PgOptions) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_checks_what_its_mode_says() {
     let (postgres, options) = guarded().await;
-    let ours = postgres.authority_file().expect("it has a certificate");
+    let ours = Authorities::File(postgres.authority_file().expect("it has a certificate"));
     let folder = tempfile::tempdir().expect("a folder");
     let other = Authority::new().and_then(|other| other.write_certificate(folder.path())).expect("another authority");
+    let other = Authorities::Pem(std::fs::read_to_string(other).expect("written above"));
     let with = |host: &str, tls: Tls| PgOptions { host: host.to_owned(), tls, ..options.clone() };
     migrate(&with("localhost", Tls::VerifyFull(ours.clone())), &Roles::default()).await.expect("migrated over TLS");
     let good: [(&str, Tls); 5] = [
@@ -60,7 +61,7 @@ async fn tls_checks_what_its_mode_says() {
         ("localhost", Tls::VerifyFull(other.clone())),
         ("localhost", Tls::VerifyCa(other)),
         ("localhost", Tls::Disable),
-        ("localhost", Tls::VerifyFull(PathBuf::from("/nowhere/authority.pem"))),
+        ("localhost", Tls::VerifyFull(Authorities::File(PathBuf::from("/nowhere/authority.pem")))),
     ];
     for (host, tls) in bad {
         assert!(World::open(&with(host, tls.clone()), 0).await.is_err(), "{host} {tls:?}");

@@ -8,7 +8,7 @@ mod statements;
 mod tests;
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,11 @@ pub struct TcpProxy {
 impl TcpProxy {
     /// Listens on a loopback port of its own and passes connections on to `target`.
     pub fn start(target: SocketAddr) -> Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), target)
+    }
+
+    /// As [`TcpProxy::start`], at another address of this machine: one that others than its own processes reach.
+    pub fn start_at(ip: IpAddr, target: SocketAddr) -> Result<Self> {
         let faults = Faults {
             target,
             refuses: false,
@@ -76,7 +81,7 @@ impl TcpProxy {
             links: Links::default(),
         });
         let accepting = Arc::clone(&shared);
-        let entrance = Entrance::open("proxy", move |client| accepting.accept(client))?;
+        let entrance = Entrance::open_at(ip, "proxy", move |client| accepting.accept(client))?;
         Ok(Self { entrance, shared })
     }
 

@@ -22,14 +22,23 @@ const REST: Duration = Duration::from_secs(2);
 /// How a connection is protected; the words of PostgreSQL's `sslmode`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tls {
-    /// The certificate must be signed by this authority (PEM file) and name the host.
-    VerifyFull(PathBuf),
-    /// The certificate must be signed by this authority (PEM file).
-    VerifyCa(PathBuf),
+    /// The certificate must be signed by one of these authorities and name the host.
+    VerifyFull(Authorities),
+    /// The certificate must be signed by one of these authorities.
+    VerifyCa(Authorities),
     /// Encrypted, to whoever answers.
     Require,
     /// Not encrypted.
     Disable,
+}
+
+/// Who may vouch for the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authorities {
+    /// Certificates in a PEM file.
+    File(PathBuf),
+    /// Certificates in PEM.
+    Pem(String),
 }
 
 /// Where the database is and how it is used.
@@ -177,13 +186,19 @@ fn connector(tls: &Tls) -> Result<Option<MakeRustlsConnect>> {
     Ok(Some(MakeRustlsConnect::new(config)))
 }
 
-fn roots(file: &std::path::Path) -> Result<RootCertStore> {
-    let refuse = |problem: String| LeaseDbError::Invalid(format!("the certificates of {} {problem}", file.display()));
+fn roots(authorities: &Authorities) -> Result<RootCertStore> {
+    let place = match authorities {
+        Authorities::File(file) => format!("the certificates of {}", file.display()),
+        Authorities::Pem(_) => "the authority's certificates".to_owned(),
+    };
+    let refuse = |problem: String| LeaseDbError::Invalid(format!("{place} {problem}"));
+    let unreadable = |error: rustls::pki_types::pem::Error| refuse(format!("cannot be read: {error}"));
+    let certificates: std::result::Result<Vec<_>, _> = match authorities {
+        Authorities::File(file) => CertificateDer::pem_file_iter(file).map_err(unreadable)?.collect(),
+        Authorities::Pem(pem) => CertificateDer::pem_slice_iter(pem.as_bytes()).collect(),
+    };
     let mut roots = RootCertStore::empty();
-    let certificates =
-        CertificateDer::pem_file_iter(file).map_err(|error| refuse(format!("cannot be read: {error}")))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| refuse(format!("cannot be read: {error}")))?;
+    for certificate in certificates.map_err(unreadable)? {
         roots.add(certificate).map_err(|error| refuse(format!("are of no use: {error}")))?;
     }
     if roots.is_empty() { Err(refuse("are none".to_owned())) } else { Ok(roots) }

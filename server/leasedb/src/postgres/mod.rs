@@ -14,6 +14,7 @@ mod connect;
 mod crawl;
 mod deployment;
 mod expiry;
+mod facts;
 mod garbage;
 mod load;
 mod metrics;
@@ -49,7 +50,8 @@ use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
 use leasehold_core::tub::TubConnection;
 
-pub use connect::{PgOptions, Tls};
+pub use connect::{Authorities, PgOptions, Tls};
+pub use facts::{PgFacts, facts};
 pub use metrics::PgMetrics;
 pub use migrate::{Migrated, Roles, migrate};
 

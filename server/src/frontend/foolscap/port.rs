@@ -66,7 +66,7 @@ impl<L: LeaseDb, B: Backend> FoolscapPort<L, B> {
     ) -> anyhow::Result<Self> {
         let entropy = Entropy::from_os();
         let tub = Tub::new(TubOptions {
-            tub_id: options.identity.tub_id.parse().map_err(|_| anyhow::anyhow!("the tub id is none"))?,
+            tub_id: options.identity.public.tub_id.parse().map_err(|_| anyhow::anyhow!("the tub id is none"))?,
             incarnation: Incarnation::from_bytes(entropy.bytes()),
             location: Some(format!("tcp:{}", options.advertise)),
             limits: Limits::default(),

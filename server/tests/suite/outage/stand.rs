@@ -77,7 +77,7 @@ impl Stand {
         let ready = Arc::new(AtomicBool::new(true));
         let admin = Admin::new(store.clone(), "a stand".to_owned(), metrics.clone(), ready);
         let admin = serve(admin, None, &metrics, &drain).await;
-        let (authorization, tls) = (authorization("first"), Tls::pinning(&identity.spki_hash));
+        let (authorization, tls) = (authorization("first"), Tls::pinning(&identity.public.spki_hash));
         let stand = Self { faults, clock, db, authorization, store, accountant, listen, admin, tls, drain, folder };
         stand.create_account("first").await;
         stand.refresh().await;

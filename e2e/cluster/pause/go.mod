@@ -1,0 +1,3 @@
+module leasehold/e2e/cluster/pause
+
+go 1.24.0

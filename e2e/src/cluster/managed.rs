@@ -1,0 +1,51 @@
+//! PostgreSQL and MinIO beside the cluster: the managed services that it stands next to in production.
+//!
+//! Pods reach them at the node's address, through proxies by which tests make them fail.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result};
+use leasehold_e2e_services::postgres::PostgresTls;
+use leasehold_e2e_services::{Minio, MinioOptions, Postgres, PostgresOptions, TcpProxy};
+
+use super::layout::NODE_ADDRESS;
+
+/// Running services. They end when this is dropped, or with the process.
+pub struct Managed {
+    /// The way from pods to the database.
+    pub database_proxy: TcpProxy,
+    /// The way from pods to the object store.
+    pub store_proxy: TcpProxy,
+    /// The database; it demands passwords and speaks TLS.
+    pub database: Postgres,
+    /// The object store; it speaks TLS.
+    pub store: Minio,
+}
+
+impl Managed {
+    /// Starts empty services; returns when they answer. `names` are what pods call them beside the node's address.
+    pub fn start(names: &[String]) -> Result<Self> {
+        let own = ["127.0.0.1".to_owned(), "localhost".to_owned(), NODE_ADDRESS.to_string()];
+        let names: Vec<String> = own.into_iter().chain(names.iter().cloned()).collect();
+        let database = Postgres::start(&PostgresOptions {
+            password: true,
+            tls: Some(PostgresTls { names: names.clone(), required: true }),
+            ..PostgresOptions::default()
+        })?;
+        let store = Minio::start(&MinioOptions { tls_names: Some(names) })?;
+        let proxy = |target: SocketAddr| TcpProxy::start_at(IpAddr::V4(NODE_ADDRESS), target);
+        Ok(Self { database_proxy: proxy(database.address())?, store_proxy: proxy(store.address())?, database, store })
+    }
+
+    /// Who vouches for the database, as PEM.
+    pub fn database_authority(&self) -> Result<String> {
+        let path = self.database.authority_file().context("the database speaks no TLS")?;
+        std::fs::read_to_string(path).context("read the database's authority")
+    }
+
+    /// Who vouches for the object store, as PEM.
+    pub fn store_authority(&self) -> Result<String> {
+        let path = self.store.authority_file().context("the object store speaks no TLS")?;
+        std::fs::read_to_string(path).context("read the object store's authority")
+    }
+}

@@ -1,0 +1,162 @@
+//! All that a reconciler may touch.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Api, Client, Resource};
+use leasehold_core::clock::{Clock, Entropy, Timestamp};
+use leasehold_crds::{Account, LeaseDatabase, StorageBackend, StorageServer};
+use serde::de::DeserializeOwned;
+
+use crate::apply::Writer;
+use crate::databases::Databases;
+use crate::error::Result;
+use crate::metrics::Metrics;
+use crate::names::Key;
+use crate::sweep::Totals;
+
+/// The first wait after a failure; it doubles with each further one.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// The longest wait after a failure.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// The custom resources as they were last seen; nobody asks the API server for them.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    /// Backends.
+    pub backends: Store<StorageBackend>,
+    /// Databases.
+    pub databases: Store<LeaseDatabase>,
+    /// Servers.
+    pub servers: Store<StorageServer>,
+    /// Accounts.
+    pub accounts: Store<Account>,
+}
+
+impl Stores {
+    /// Waits until all of them have been listed once.
+    pub async fn ready(&self) {
+        // A writer that is gone leaves nothing to wait for: the process ends.
+        drop(self.backends.wait_until_ready().await);
+        drop(self.databases.wait_until_ready().await);
+        drop(self.servers.wait_until_ready().await);
+        drop(self.accounts.wait_until_ready().await);
+    }
+}
+
+/// What an object of a kind looks like in its store.
+pub fn find<K>(store: &Store<K>, key: &Key) -> Option<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    store.get(&ObjectRef::new(&key.name).within(&key.namespace))
+}
+
+/// What the operator was told when it began.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The image that servers and jobs run.
+    pub image: String,
+    /// Whether the cluster knows PodMonitors and PrometheusRules.
+    pub has_monitoring: bool,
+    /// How often everything is looked at again without a reason.
+    pub resync: Duration,
+}
+
+/// All that a reconciler may touch.
+pub struct Context {
+    /// Reads from the API server what is in no store.
+    pub client: Client,
+    /// Writes.
+    pub writer: Writer,
+    /// The custom resources as they were last seen.
+    pub stores: Stores,
+    /// Lease databases.
+    pub databases: Databases,
+    /// What all accounts of each server use, as last counted.
+    pub totals: Totals,
+    /// Settings.
+    pub settings: Settings,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness, for swissnums.
+    pub entropy: Entropy,
+    failures: Mutex<HashMap<(&'static str, Key), u32>>,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// Puts together what reconcilers may touch.
+    pub fn new(
+        client: Client,
+        stores: Stores,
+        settings: Settings,
+        metrics: Arc<Metrics>,
+        clock: Arc<dyn Clock>,
+        entropy: Entropy,
+    ) -> Self {
+        let writer = Writer::new(client.clone(), std::env::var("POD_NAME").ok());
+        Self {
+            client,
+            writer,
+            stores,
+            databases: Databases::default(),
+            totals: Totals::default(),
+            settings,
+            metrics,
+            clock,
+            entropy,
+            failures: Mutex::default(),
+        }
+    }
+
+    /// The present moment.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Reads an object that is in no store.
+    ///
+    /// # Errors
+    /// The API server refused or does not answer.
+    pub async fn read<K>(&self, key: &Key) -> Result<Option<K>>
+    where
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
+        Ok(api.get_opt(&key.name).await?)
+    }
+
+    /// How long to wait before an object that failed once more is tried again.
+    pub fn after_failure(&self, kind: &'static str, key: Key) -> Duration {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry((kind, key)).or_default();
+        let wait = RETRY_FIRST.saturating_mul(1 << (*count).min(6)).min(RETRY_MAX);
+        *count = count.saturating_add(1);
+        wait
+    }
+
+    /// Notes that an object did not fail.
+    pub fn succeeded(&self, kind: &'static str, key: &Key) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&(kind, key.clone()));
+    }
+
+    /// When to look again without a reason: objects spread over the interval, each at its own time.
+    pub fn resync(&self, key: &Key) -> Duration {
+        let spread = crate::names::digest([key.namespace.as_str(), key.name.as_str()]);
+        let part = u32::from_str_radix(&spread[..4], 16).unwrap_or_default();
+        self.settings.resync / 2 + self.settings.resync / 2 * part / 0xffff
+    }
+}

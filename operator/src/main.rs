@@ -1,0 +1,7 @@
+//! The `leasehold-operator` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    leasehold_operator::cli::main()
+}

@@ -1,0 +1,7 @@
+//! Reconciles against an API server in memory and a real lease database.
+
+mod accounts;
+mod api_server;
+mod rights;
+mod servers;
+mod world;

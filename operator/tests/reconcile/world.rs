@@ -1,0 +1,158 @@
+//! A cluster without pods: an API server in memory, a lease database in a file, and operators.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Resource;
+use kube::runtime::{reflector, watcher};
+use leasehold_core::clock::{Entropy, SystemClock};
+use leasehold_core::lease::{DAY_SECONDS, LeaseTerms};
+use leasehold_crds::{Account, LeaseDatabase, StorageBackend, StorageServer};
+use leasehold_leasedb::AnyLeaseDb;
+use leasehold_leasedb::sqlite::SqliteLeaseDb;
+use leasehold_operator::context::{Context, Settings, Stores};
+use leasehold_operator::metrics::Metrics;
+use leasehold_operator::names::Key;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::api_server::ApiServer;
+
+const GROUP: &str = "/apis/leasehold.dev/v1alpha1/namespaces/tahoe";
+
+/// The cluster.
+pub struct World {
+    pub api: ApiServer,
+    pub db: AnyLeaseDb,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    /// A backend, a database and a server, all of them ready.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let terms = LeaseTerms { duration_seconds: 31 * DAY_SECONDS, slack_seconds: 0 };
+        let db = SqliteLeaseDb::open(&folder.path().join("leases.sqlite"), Arc::new(SystemClock), terms);
+        let world =
+            Self { api: ApiServer::default(), db: AnyLeaseDb::Sqlite(db.expect("a database")), _folder: folder };
+        let s3 = json!({ "bucket": "shares", "credentials": { "type": "Secret", "secretRef": { "name": "s3" } } });
+        world.declare("StorageBackend", "shares", json!({ "s3": s3 }));
+        world.set_ready("storagebackends", "shares");
+        let parameters = json!({ "host": "127.0.0.1", "port": 1, "database": "d", "tls": { "mode": "Disable" } });
+        let roles = json!({ "owner": { "secretRef": { "name": "owner" } } });
+        let spec = json!({ "connection": { "parameters": parameters }, "roles": roles });
+        world.declare("LeaseDatabase", "leases", spec);
+        world.set_ready("leasedatabases", "leases");
+        let secret = |name: &str, data: Value| {
+            let metadata = json!({ "name": name, "namespace": "tahoe" });
+            world.api.put(
+                &format!("/api/v1/namespaces/tahoe/secrets/{name}"),
+                json!({ "apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data }),
+            );
+        };
+        // "id", "secret"; "boss", "hunter2".
+        secret("s3", json!({ "accessKeyID": "aWQ=", "secretAccessKey": "c2VjcmV0" }));
+        secret("owner", json!({ "username": "Ym9zcw==", "password": "aHVudGVyMg==" }));
+        world.declare(
+            "StorageServer",
+            "main",
+            json!({
+                "backendRef": { "name": "shares" }, "leaseDatabaseRef": { "name": "leases" },
+                "exposure": { "type": "ClusterIP", "hosts": ["a.example"] },
+            }),
+        );
+        world
+    }
+
+    /// The path of one of our objects.
+    pub fn path(kind: &str, name: &str) -> String {
+        format!("{GROUP}/{}s/{name}", kind.to_lowercase())
+    }
+
+    /// Declares an object of ours, or changes its spec.
+    pub fn declare(&self, kind: &str, name: &str, spec: Value) {
+        let path = Self::path(kind, name);
+        let generation = self.api.get(&path).and_then(|old| old["metadata"]["generation"].as_i64()).unwrap_or_default();
+        let mut object = self.api.get(&path).unwrap_or_else(|| {
+            json!({
+                "apiVersion": "leasehold.dev/v1alpha1", "kind": kind,
+                "metadata": { "name": name, "namespace": "tahoe" },
+            })
+        });
+        object["metadata"]["generation"] = json!(generation + 1);
+        object["spec"] = spec;
+        self.api.put(&path, object);
+    }
+
+    /// Changes one of our objects otherwise.
+    pub fn edit(&self, kind: &str, name: &str, change: impl FnOnce(&mut Value)) {
+        let path = Self::path(kind, name);
+        let mut object = self.api.get(&path).expect("it was declared");
+        change(&mut object);
+        self.api.put(&path, object);
+    }
+
+    fn set_ready(&self, plural: &str, name: &str) {
+        let path = format!("{GROUP}/{plural}/{name}");
+        let mut object = self.api.get(&path).expect("it was declared");
+        object["status"] = json!({ "conditions": [{
+            "type": "Ready", "status": "True", "reason": "Test", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }] });
+        self.api.put(&path, object);
+    }
+
+    /// An operator that sees the cluster as it is now.
+    pub async fn operator(&self) -> Arc<Context> {
+        let stores = Stores {
+            backends: self.store::<StorageBackend>("storagebackends"),
+            databases: self.store::<LeaseDatabase>("leasedatabases"),
+            servers: self.store::<StorageServer>("storageservers"),
+            accounts: self.store::<Account>("accounts"),
+        };
+        let settings = Settings {
+            image: "registry.example/leasehold:1".to_owned(),
+            has_monitoring: true,
+            resync: Duration::from_secs(1800),
+        };
+        let (metrics, clock) = (Arc::new(Metrics::default()), Arc::new(SystemClock));
+        let entropy = Entropy::from_os();
+        Arc::new(Context::new(self.api.client(), stores, settings, metrics, clock, entropy))
+    }
+
+    /// An operator to which the lease database answers.
+    pub async fn connected(&self) -> Arc<Context> {
+        let context = self.operator().await;
+        let key = Key { namespace: "tahoe".to_owned(), name: "leases".to_owned() };
+        context.databases.hold(&key, self.db.clone()).await;
+        context
+    }
+
+    fn store<K>(&self, plural: &str) -> reflector::Store<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
+    {
+        let (reader, mut writer) = reflector::store::<K>();
+        writer.apply_watcher_event(&watcher::Event::Init);
+        for path in self.api.paths(&format!("/{plural}/")) {
+            let object = serde_json::from_value(self.api.get(&path).expect("listed")).expect("of this kind");
+            writer.apply_watcher_event(&watcher::Event::InitApply(object));
+        }
+        writer.apply_watcher_event(&watcher::Event::InitDone);
+        reader
+    }
+
+    /// One of our objects as it is now.
+    pub fn object<K: DeserializeOwned>(&self, kind: &str, name: &str) -> Arc<K> {
+        let found = self.api.get(&Self::path(kind, name)).expect("it was declared");
+        Arc::new(serde_json::from_value(found).expect("of this kind"))
+    }
+
+    /// The status and reason of a condition.
+    pub fn condition(&self, kind: &str, name: &str, type_: &str) -> (String, String) {
+        let found = self.api.get(&Self::path(kind, name)).expect("it was declared");
+        let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let found = conditions.iter().find(|found| found["type"] == type_);
+        let text = |key: &str| found.and_then(|found| found[key].as_str()).unwrap_or("none").to_owned();
+        (text("status"), text("reason"))
+    }
+}
