@@ -62,7 +62,10 @@ fn alerts_and_dashboards_name_metrics_that_exist() {
         "charts/leasehold/files/dashboards/storage.json",
         "operator/src/server/build/monitoring.rs",
     ] {
-        let named = named(&read(path));
+        // A crate's name looks like a metric's.
+        let text: Vec<String> =
+            read(path).lines().filter(|line| !line.starts_with("use ")).map(str::to_owned).collect();
+        let named = named(&text.join("\n"));
         assert!(!named.is_empty(), "{path} names no metric");
         let unknown: Vec<&String> = named.difference(&known).collect();
         assert!(unknown.is_empty(), "{path} names metrics that nobody has: {unknown:?}");
