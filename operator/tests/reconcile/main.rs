@@ -2,6 +2,7 @@
 
 mod accounts;
 mod api_server;
+mod monitoring;
 mod rights;
 mod servers;
 mod world;
