@@ -25,8 +25,10 @@ struct Product {
     title: &'static str,
 }
 
-const PRODUCTS: [Product; 1] =
-    [Product { program: "leasehold", package: "leasehold-server", title: "Storage for Tahoe-LAFS with accounts" }];
+const PRODUCTS: [Product; 2] = [
+    Product { program: "leasehold", package: "leasehold-server", title: "Storage for Tahoe-LAFS with accounts" },
+    Product { program: "leasehold-operator", package: "leasehold-operator", title: "The operator of Leasehold" },
+];
 
 /// What a program's image is called.
 pub fn reference(program: &str) -> String {
