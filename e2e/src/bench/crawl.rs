@@ -81,6 +81,7 @@ pub fn run(arguments: &Arguments, directory: &Path) -> Result<String> {
         if shares < arguments.shares {
             python_row(&mut text, &data, shares)?;
         }
+        begin_data(&format!("crawl-{shares}"), directory)?;
         let database = format!("{DATABASE}_{shares}");
         postgres.create_database(&database)?;
         let places = [
@@ -118,6 +119,11 @@ fn make_tree(root: &Path, shares: u64) -> Result<()> {
         fs::File::create(folder.join("0"))?.write_all(&share)?;
     }
     Ok(())
+}
+
+/// Makes the tree of this name a server's data directory, as its first start does.
+fn begin_data(name: &str, directory: &Path) -> Result<()> {
+    Server::start(name, directory, Some(QUIET))?.terminate()
 }
 
 /// The Python server's crawler goes through the tree, at full speed.
@@ -267,6 +273,7 @@ fn foreground(text: &mut String, arguments: &Arguments, directory: &Path) -> Res
     let data = directory.join("foreground").join("data");
     say("making a tree for clients and crawler at once");
     make_tree(&data, arguments.shares / 10)?;
+    begin_data("foreground", directory)?;
     Place::new("SQLite", &data, directory, None)?.command(&["reconcile"])?;
     let mut server = Server::start("foreground", directory, Some(QUIET))?;
     let nurl: crate::gbs::Nurl = server.announcement().credentials.nurl.parse()?;
