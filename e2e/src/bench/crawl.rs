@@ -39,6 +39,9 @@ const WORKERS: usize = 16;
 const QUIET: &str = "[jobs]\ncollect_interval_seconds = 0\nexpire_interval_seconds = 0\nreconcile_interval_seconds = 0\n\
                      audit_interval_seconds = 0\n[backup]\ninterval_seconds = 0\n";
 
+/// Recovery lasts a quarter of an hour at the least, and in it nothing ends.
+const AT_PEACE: &str = "UPDATE deployment SET mode = 0";
+
 /// What a command took.
 struct Took {
     seconds: f64,
@@ -224,9 +227,9 @@ impl<'a> Place<'a> {
                 let name = database.split("name = \"").nth(1).and_then(|rest| rest.split('"').next());
                 let name = name.context("a database")?;
                 let sql = format!("{set} '19999999-9999-9999-9999-999999999999'");
-                postgres.query(name, &format!("SET search_path = leasehold; {sql}; ANALYZE"))?;
+                postgres.query(name, &format!("SET search_path = leasehold; {AT_PEACE}; {sql}; ANALYZE"))?;
             }
-            None => self.sqlite(&format!("{set} x'19999999999999999999999999999999'"))?,
+            None => self.sqlite(&format!("{AT_PEACE}; {set} x'19999999999999999999999999999999'"))?,
         }
         Ok(())
     }
