@@ -36,6 +36,9 @@ const PULSE_SECONDS: u64 = 5;
 const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// How long a refresh of what is kept in memory may take before it is tried anew.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How old connections of Foolscap become at least where several processes serve, before one that rests is closed: after
+/// a rollout clients are spread anew within some hours, and an upload hardly ever finds its client between two of them.
+const CONNECTION_AGE: Duration = Duration::from_secs(3600);
 
 /// A server that accepts connections.
 pub struct Running {
@@ -117,6 +120,8 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
         advertise: &advertise,
         deadlines,
         upload_idle_seconds: i64::from(config.uploads.idle_timeout_seconds),
+        // Over SQLite there is no other process.
+        connection_age: config.database.is_some().then_some(CONNECTION_AGE),
     };
     let foolscap = FoolscapPort::new(store.clone(), accountant.clone(), &port, metrics.clone())?;
     let clients = Listener {

@@ -31,6 +31,8 @@ pub struct Limits {
     pub replaced_after: Duration,
     /// The connection is lost when nothing could be sent for so long.
     pub stalled_after: Duration,
+    /// A retired connection is closed when nothing was called on it for so long.
+    pub retired_rest: Duration,
 }
 
 /// Sizes of what is read.
@@ -78,6 +80,7 @@ impl Default for Limits {
             lost_after: Duration::from_secs(120),
             replaced_after: Duration::from_secs(10),
             stalled_after: Duration::from_secs(120),
+            retired_rest: Duration::from_secs(10),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! folder is synced, together with folders made for it. So what `put` acknowledged survives a power cut, and a name has
 //! all bytes or none. One thread ([`publish`]) does all of that for many files at once.
 
+mod aligned;
 mod cached;
 mod publish;
 
@@ -22,6 +23,7 @@ use futures_util::stream::{self, StreamExt};
 use leasehold_core::backend::{Backend, BackendError, ByteStream, ListPage, ListedObject};
 use leasehold_core::chunk::ObjectKey;
 
+use aligned::AlignedBlock;
 use publish::{Content, Publisher, Temporaries, Temporary};
 
 /// The folders with store objects, in order of their names; what else is in the directory is not the backend's.
@@ -30,6 +32,10 @@ const OBJECT_FOLDERS: [&str; 2] = ["meta", "shares"];
 const BLOCK_BYTES_MAX: usize = 128 << 10;
 /// Fewest of them, however many bodies are on their way.
 const BLOCK_BYTES_MIN: usize = 16 << 10;
+/// Smaller objects than this, and smaller blocks, are written through the system's cache.
+const DIRECT_BYTES_MIN: usize = 256 << 10;
+/// The most that is written past the cache at once.
+const DIRECT_BYTES_MAX: usize = 1 << 20;
 /// What the blocks of all bodies on their way may come to, in bytes.
 const BLOCKS_BYTES: usize = 12 << 20;
 /// Temporary files of dead processes are removed when they are this old.
@@ -56,9 +62,19 @@ impl OnTheWay {
         Self(inner.clone())
     }
 
+    fn share_bytes(&self) -> usize {
+        BLOCKS_BYTES / self.0.bodies.load(Ordering::Relaxed).max(1)
+    }
+
     fn block_bytes(&self) -> usize {
-        let bodies = self.0.bodies.load(Ordering::Relaxed).max(1);
-        (BLOCKS_BYTES / bodies).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX)
+        self.share_bytes().clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX)
+    }
+
+    /// The block for an object of that length that is to be written past the cache; `None` if it is not.
+    fn direct_block(&self, length_bytes: u64) -> Option<AlignedBlock> {
+        let length = usize::try_from(length_bytes).unwrap_or(usize::MAX);
+        let bytes = self.share_bytes().min(DIRECT_BYTES_MAX).min(length);
+        (bytes >= DIRECT_BYTES_MIN).then(|| AlignedBlock::new(bytes))
     }
 }
 
@@ -239,17 +255,59 @@ async fn next_block(body: &mut ByteStream, max: usize) -> Result<(Vec<Bytes>, bo
     Ok((block, false))
 }
 
+fn wrong_length() -> BackendError {
+    BackendError::Source(io::Error::new(io::ErrorKind::InvalidData, "the body has not the announced length"))
+}
+
+impl DirectoryBackend {
+    /// Writes a large body to a temporary file, past the system's cache.
+    async fn write_large(
+        &self,
+        length_bytes: u64,
+        body: &mut ByteStream,
+        mut block: AlignedBlock,
+    ) -> Result<Temporary, BackendError> {
+        let temporaries = self.0.temporaries.clone();
+        let mut temporary = blocking(move || temporaries.create_direct()).await?;
+        let (mut received, mut written) = (0, 0);
+        while let Some(bytes) = body.next().await {
+            let mut bytes = bytes.map_err(BackendError::Source)?;
+            received += bytes.len() as u64;
+            if received > length_bytes {
+                return Err(wrong_length());
+            }
+            while !bytes.is_empty() {
+                block.fill(&mut bytes);
+                if block.is_full() || (bytes.is_empty() && received == length_bytes) {
+                    (temporary, block, written) = blocking(move || {
+                        temporary.write_aligned(block.bytes(), written)?;
+                        let written = written + block.bytes().len() as u64;
+                        block.clear();
+                        Ok((temporary, block, written))
+                    })
+                    .await?;
+                }
+            }
+        }
+        if written == length_bytes { Ok(temporary) } else { Err(wrong_length()) }
+    }
+}
+
 impl Backend for DirectoryBackend {
     async fn put(&self, name: &ObjectKey, length_bytes: u64, mut body: ByteStream) -> Result<(), BackendError> {
         let way = OnTheWay::new(&self.0);
+        if let Some(block) = way.direct_block(length_bytes) {
+            let temporary = self.write_large(length_bytes, &mut body, block).await?;
+            let content = Content::Written(temporary);
+            return self.0.publisher.publish(content, name.to_string()).await.map_err(backend_error);
+        }
         let mut state: Option<Temporary> = None;
         let mut received = 0;
         loop {
             let (block, ended) = next_block(&mut body, way.block_bytes()).await?;
             received += block.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
             if received > length_bytes || (ended && received != length_bytes) {
-                let error = io::Error::new(io::ErrorKind::InvalidData, "the body has not the announced length");
-                return Err(BackendError::Source(error));
+                return Err(wrong_length());
             }
             let content = match state.take() {
                 None if ended => Content::Small(block),

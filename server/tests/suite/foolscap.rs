@@ -125,6 +125,7 @@ async fn calls_that_do_not_fit_are_violations() {
     let share = |number: i64| Value::set([Value::from(number)]);
     let canary = leasehold_foolscap::client::Canary::value;
     let reads = || Value::list([Value::tuple([Value::from(0), Value::from(1)])]);
+    let deep = |depth| (0..depth).fold(Value::from(0), |inner, _| Value::list([inner]));
     for (method, arguments) in [
         ("renew_lease", vec![index(), secret()]),
         ("get_buckets", vec![Value::from(&[1; 15])]),
@@ -136,6 +137,9 @@ async fn calls_that_do_not_fit_are_violations() {
         ("allocate_buckets", vec![index(), secret(), secret(), share(0), Value::from(u64::MAX), canary()]),
         ("slot_readv", vec![index(), Value::list([Value::from(256)]), reads()]),
         ("slot_readv", vec![index(), Value::list([]), Value::list([Value::tuple([Value::from(0)])])]),
+        ("slot_readv", vec![index(), Value::list([]), deep(1000)]),
+        ("slot_readv", vec![index(), Value::list(vec![Value::from(0); 1 << 17]), reads()]),
+        ("get_buckets", vec![Value::from(vec![1; 3 << 20])]),
     ] {
         assert_eq!(class(storage.call(method, arguments).await), VIOLATION, "{method}");
     }

@@ -19,6 +19,7 @@ use crate::places;
 
 mod client;
 pub mod foolscap;
+mod pinned;
 mod program;
 
 pub use client::{Connection, Request, Response, Tls, hex};

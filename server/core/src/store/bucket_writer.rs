@@ -23,10 +23,12 @@ use crate::range::{RangeSet, intersection};
 use crate::secret::UploadSecret;
 use crate::tub::TubConnection;
 
-/// The size of a piece (`decisions.md` 7).
+/// The size of a piece (`decisions.md` 7). While one is being stored, the next may become some of them long.
 const PIECE_BYTES: u64 = 1 << 20;
-/// The most that closing fills with zeros: no client leaves holes, and none may make the server write without end.
-pub const HOLES_MAX_BYTES: u64 = 64 << 20;
+/// What one writer gathers while a piece of it is being stored.
+const GATHERED_BYTES: u64 = 8 << 20;
+/// How much of a hole is filled at once.
+const FILLED_BYTES: u64 = 64 << 20;
 /// What all writers of a process keep in memory; beyond it they keep one byte each.
 const GATHERED_MAX_BYTES: u64 = 256 << 20;
 
@@ -40,6 +42,30 @@ pub struct BucketWriter<L, B> {
     /// What was accepted: stored or gathered.
     received: RangeSet,
     gathered: Gathered,
+    /// How many of the gathered bytes are in a piece that is being stored.
+    storing_bytes: u64,
+    /// Whether the last piece could not be stored.
+    has_failed: bool,
+}
+
+/// A run of gathered bytes that is to be stored while more is gathered.
+#[derive(Debug)]
+pub struct GatheredPiece<L, B> {
+    store: Arc<Store<L, B>>,
+    share: ShareId,
+    secret: UploadSecret,
+    range: Range<u64>,
+    bytes: Vec<Bytes>,
+}
+
+impl<L: LeaseDb, B: Backend> GatheredPiece<L, B> {
+    /// Stores it. [`BucketWriter::end_piece`] must be told how that went.
+    ///
+    /// # Errors
+    /// It could not be stored; the writer has it still.
+    pub async fn store(self) -> Result<()> {
+        self.store.write_bucket(self.share, &self.secret, self.range, body(self.bytes)).await.map(drop)
+    }
 }
 
 /// A run of bytes that are not stored yet.
@@ -75,6 +101,8 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             size_bytes,
             received: RangeSet::new(),
             gathered: Gathered::new(self.gathered_bytes.clone()),
+            storing_bytes: 0,
+            has_failed: false,
         };
         let writers = sets.allocated.into_iter().map(|number| (number, writer(number))).collect();
         Ok((sets.already_have, writers))
@@ -92,8 +120,21 @@ impl<L: LeaseDb, B: Backend> BucketWriter<L, B> {
         self.size_bytes
     }
 
-    /// Takes bytes, in any order; those taken before must be equal. They are in memory: [`flush`](Self::flush) stores
-    /// whole pieces of them, [`close`](Self::close) all.
+    /// Whether a write can be taken now: while a piece is being stored, only what goes on where the last one ended, and not
+    /// without end.
+    pub fn has_room(&self, offset: u64, length: u64) -> bool {
+        let range = offset..offset.saturating_add(length);
+        let goes_on = self.gathered.range().end == offset && self.received.missing(range.clone()) == [range];
+        !self.is_storing() || goes_on && self.gathered.length.saturating_add(length) <= GATHERED_BYTES
+    }
+
+    /// Whether a piece is being stored.
+    pub const fn is_storing(&self) -> bool {
+        self.storing_bytes > 0
+    }
+
+    /// Takes bytes, in any order; those taken before must be equal. There must be [room](Self::has_room). They are in
+    /// memory: [pieces](Self::begin_piece) of them are to be stored meanwhile, [`close`](Self::close) stores all.
     ///
     /// # Errors
     /// [`StoreError::Refused`], [`StoreError::OutOfBounds`], [`StoreError::Conflict`]: nothing was taken. Else an earlier
@@ -111,7 +152,7 @@ impl<L: LeaseDb, B: Backend> BucketWriter<L, B> {
             self.compare(&part, &of(&part)).await?;
         }
         for part in fresh {
-            if self.gathered.length > PIECE_BYTES || !self.gathered.is_followed_by(part.start) {
+            if self.has_failed || !self.gathered.is_followed_by(part.start) {
                 // What comes now is not stored yet, so this does not complete the share.
                 let all = self.gathered.length;
                 self.store_gathered(all).await?;
@@ -122,9 +163,16 @@ impl<L: LeaseDb, B: Backend> BucketWriter<L, B> {
         Ok(())
     }
 
-    /// Whether [`flush`](Self::flush) has something to store.
-    pub fn is_ripe(&self) -> bool {
-        self.ripe_bytes() > 0
+    /// The next piece to be stored, if enough was gathered and none is being stored. The last bytes stay.
+    pub fn begin_piece(&mut self) -> Option<GatheredPiece<L, B>> {
+        let length = self.ripe_bytes();
+        if length == 0 || self.is_storing() {
+            return None;
+        }
+        self.storing_bytes = length;
+        let range = self.gathered.start..self.gathered.start + length;
+        let bytes = self.gathered.first(length);
+        Some(GatheredPiece { store: self.store.clone(), share: self.share, secret: self.secret.clone(), range, bytes })
     }
 
     fn ripe_bytes(&self) -> u64 {
@@ -133,29 +181,36 @@ impl<L: LeaseDb, B: Backend> BucketWriter<L, B> {
         if is_much { spare } else { spare / PIECE_BYTES * PIECE_BYTES }
     }
 
-    /// Stores whole pieces of what was gathered, and keeps the last bytes.
+    /// Forgets the bytes of a piece that was stored. One that could not be is tried again by the next call, which tells.
+    pub fn end_piece(&mut self, was_stored: bool) {
+        let length = std::mem::take(&mut self.storing_bytes);
+        self.has_failed = !was_stored;
+        if was_stored {
+            self.gathered.take(length);
+        }
+    }
+
+    /// Writes some of the zeros for bytes that were never written; false if there are none left. A share is as large as it
+    /// was allocated, and all of it may be a hole: who wants to close it can look between whether anybody still waits.
     ///
     /// # Errors
-    /// They could not be stored; they are kept, and stored the next time.
-    pub async fn flush(&mut self) -> Result<()> {
-        self.store_gathered(self.ripe_bytes()).await
+    /// As [`close`](Self::close).
+    pub async fn fill(&mut self, session: &Session) -> Result<bool> {
+        check_may_write(session)?;
+        let Some(hole) = self.received.missing(0..self.size_bytes).into_iter().next() else { return Ok(false) };
+        let part = hole.start..hole.end.min(hole.start + FILLED_BYTES);
+        self.store_range(part.clone(), zeros(part.end - part.start)).await?;
+        self.received.insert(part);
+        Ok(true)
     }
 
     /// Makes the share stable and leased, durably. Bytes that were never written are zeros.
     ///
     /// # Errors
-    /// [`StoreError::Sparse`] if those are too many; [`StoreError::Refused`]; [`StoreError::Conflict`] if somebody else's
-    /// share took the number; else it may be tried again.
+    /// [`StoreError::Refused`]; [`StoreError::Conflict`] if somebody else's share took the number; else it may be tried
+    /// again.
     pub async fn close(&mut self, session: &Session) -> Result<()> {
-        check_may_write(session)?;
-        let holes = self.received.missing(0..self.size_bytes);
-        if holes.iter().map(|hole| hole.end - hole.start).sum::<u64>() > HOLES_MAX_BYTES {
-            return Err(StoreError::Sparse { max_bytes: HOLES_MAX_BYTES });
-        }
-        for hole in holes {
-            self.store_range(hole.clone(), zeros(hole.end - hole.start)).await?;
-            self.received.insert(hole);
-        }
+        while self.fill(session).await? {}
         if self.size_bytes == 0 {
             return self.store_range(0..0, stream::empty().boxed()).await;
         }
@@ -198,7 +253,7 @@ impl<L: LeaseDb, B: Backend> BucketWriter<L, B> {
         let shared = shared.unwrap_or(range.start..range.start);
         for stored in [range.start..shared.start, shared.end..range.end] {
             if !stored.is_empty() {
-                self.store_range(stored.clone(), one(of(stored))).await?;
+                self.store_range(stored.clone(), body(vec![of(stored)])).await?;
             }
         }
         Ok(())
@@ -209,8 +264,9 @@ impl<L: LeaseDb, B: Backend> BucketWriter<L, B> {
             return Ok(());
         }
         let range = self.gathered.start..self.gathered.start + length;
-        self.store_range(range, self.gathered.stream(length)).await?;
+        self.store_range(range, body(self.gathered.first(length))).await?;
         self.gathered.take(length);
+        self.has_failed = false;
         Ok(())
     }
 
@@ -224,8 +280,8 @@ fn check_may_write(session: &Session) -> Result<()> {
     if state.may_write() { Ok(()) } else { Err(StoreError::Refused(state)) }
 }
 
-fn one(bytes: Bytes) -> ByteStream {
-    stream::iter([Ok(bytes)]).boxed()
+fn body(parts: Vec<Bytes>) -> ByteStream {
+    stream::iter(parts.into_iter().map(Ok)).boxed()
 }
 
 impl Gathered {
@@ -252,7 +308,7 @@ impl Gathered {
     }
 
     /// The first `length` bytes.
-    fn stream(&self, length: u64) -> ByteStream {
+    fn first(&self, length: u64) -> Vec<Bytes> {
         let mut left = length;
         let mut parts = Vec::with_capacity(self.bytes.len());
         for bytes in &self.bytes {
@@ -260,10 +316,10 @@ impl Gathered {
             if count == 0 {
                 break;
             }
-            parts.push(Ok(bytes.slice(..count as usize)));
+            parts.push(bytes.slice(..count as usize));
             left -= count;
         }
-        stream::iter(parts).boxed()
+        parts
     }
 
     /// Forgets the first `length` bytes.

@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 pub use backup::Restored;
 pub use body::Payload;
-pub use bucket_writer::{BucketWriter, HOLES_MAX_BYTES};
+pub use bucket_writer::{BucketWriter, GatheredPiece};
 pub use collect::Collected;
 pub use expire::{ExpireProgress, ExpireReport, ExpireRequest, Expired};
 pub use export::Outgoing;
@@ -98,12 +98,6 @@ pub enum StoreError {
     /// Larger than any share may be.
     #[error("a share may have at most {max_bytes} bytes")]
     TooLarge {
-        /// The limit in bytes.
-        max_bytes: u64,
-    },
-    /// More bytes of a share were never written than are filled with zeros.
-    #[error("more than {max_bytes} bytes of the share were never written")]
-    Sparse {
         /// The limit in bytes.
         max_bytes: u64,
     },

@@ -93,6 +93,7 @@ struct Shared {
     has_name: AtomicBool,
     heard: Mutex<Instant>,
     busy: watch::Sender<usize>,
+    retired: CancellationToken,
     closing: CancellationToken,
     lost: CancellationToken,
 }
@@ -197,6 +198,7 @@ impl Connection {
             has_name: AtomicBool::new(setting.is_trusted),
             heard: Mutex::new(Instant::now()),
             busy: watch::Sender::new(0),
+            retired: CancellationToken::new(),
             closing: CancellationToken::new(),
             lost: CancellationToken::new(),
         };
@@ -216,6 +218,12 @@ impl Connection {
     /// Keeps the connection from being idle, and so from being closed by [`crate::tub::Tub::drain`].
     pub fn hold(&self) -> Hold {
         Hold::new(&self.0.busy)
+    }
+
+    /// Ends the connection when it has rested for a while, so that the client makes a new one, perhaps to another process
+    /// of this Tub (`foolscap.md` 18.8).
+    pub fn retire(&self) {
+        self.0.retired.cancel();
     }
 
     /// Ends the connection. It counts as lost at once.
@@ -264,6 +272,17 @@ impl Connection {
         }
     }
 
+    /// Waits until nothing is under way, and nothing begins for this long.
+    async fn rest(&self, pause: Duration) {
+        let mut busy = self.0.busy.subscribe();
+        // The sender lives as long as the connection.
+        while busy.wait_for(|count| *count == 0).await.is_ok() {
+            if tokio::time::timeout(pause, busy.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
     fn furl(&self, name: &[u8]) -> Option<String> {
         let (tub_id, location) = self.0.address.as_ref()?;
         Some(format!("pb://{tub_id}@{location}/{}", std::str::from_utf8(name).ok()?))
@@ -281,18 +300,21 @@ impl Connection {
         let writing = Writer::new(self.clone(), vocabulary, ends).run(write_half);
         let reading = Reader::new(self.clone(), vocabulary, names, memory).run(read_half, input);
         let mut writing = std::pin::pin!(writing);
-        let idle = async {
+        let drained = async {
             draining.cancelled().await;
-            let mut busy = self.0.busy.subscribe();
-            // The sender lives as long as the connection.
-            let _ = busy.wait_for(|count| *count == 0).await;
+            self.rest(Duration::ZERO).await;
+        };
+        let retired = async {
+            self.0.retired.cancelled().await;
+            self.rest(self.0.limits.retired_rest).await;
         };
         let (result, is_there) = tokio::select! {
             biased;
             () = self.0.closing.cancelled() => (Ok(()), true),
             result = reading => { let is_there = result.is_err(); (result, is_there) }
             result = &mut writing => (result, false),
-            () = idle => (Ok(()), true),
+            () = drained => (Ok(()), true),
+            () = retired => (Ok(()), true),
         };
         self.0.lost.cancel();
         if is_there {

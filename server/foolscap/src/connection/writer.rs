@@ -1,5 +1,7 @@
 //! The one task that writes to a connection.
 
+use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -87,19 +89,49 @@ impl Writer {
     }
 }
 
+/// Writes all pieces, as many at once as the stream takes: each write is a TLS record and a system call.
 async fn write(
     stream: &mut (impl AsyncWrite + Unpin),
     pieces: Vec<Bytes>,
     stalled_after: Duration,
 ) -> Result<(), ConnectionError> {
     let silent = |_| ConnectionError::Silent;
-    for mut piece in pieces {
-        while piece.has_remaining() {
-            let written = tokio::time::timeout(stalled_after, stream.write_buf(&mut piece)).await.map_err(silent)??;
-            if written == 0 {
-                return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into());
-            }
+    let mut row = Row(pieces.into());
+    while row.has_remaining() {
+        let written = tokio::time::timeout(stalled_after, stream.write_buf(&mut row)).await.map_err(silent)??;
+        if written == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into());
         }
     }
     Ok(tokio::time::timeout(stalled_after, stream.flush()).await.map_err(silent)??)
+}
+
+/// Pieces one behind the other, none of them empty.
+struct Row(VecDeque<Bytes>);
+
+impl Buf for Row {
+    fn remaining(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.0.front().map_or(&[], |piece| piece)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let filled = slices.iter_mut().zip(&self.0).map(|(slice, piece)| *slice = IoSlice::new(piece));
+        filled.count()
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while count > 0 {
+            let first = self.0.front_mut().expect("no more than remains");
+            let here = count.min(first.len());
+            first.advance(here);
+            count -= here;
+            if first.is_empty() {
+                self.0.pop_front();
+            }
+        }
+    }
 }

@@ -444,6 +444,26 @@ async fn a_drained_connection_closes_when_it_is_idle() {
     served.await.unwrap().unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_retired_connection_closes_when_it_has_rested() {
+    let world = World::new();
+    let (connection, toy, served) = world.client().await;
+    toy.call("hold", vec![]).await.unwrap();
+    world.toy.connections.lock().unwrap()[0].retire();
+    let rest = world.limits.retired_rest;
+    tokio::time::sleep(rest * 3).await;
+    assert!(!connection.lost().is_cancelled(), "something holds it");
+    world.toy.holds.lock().unwrap().clear();
+    for _ in 0..5 {
+        tokio::time::sleep(rest / 2).await;
+        assert_eq!(toy.call("echo", vec![Value::from(b"x")]).await, Ok(Value::from(b"x")), "it is in use");
+    }
+    let began = tokio::time::Instant::now();
+    served.await.unwrap().unwrap();
+    assert!(began.elapsed() >= rest);
+    let (_again, _) = world.connect(LOW, "c1c1c1c1c1c1c1c1").await.expect("the client may come back");
+}
+
 #[tokio::test]
 async fn too_many_objects_fail_the_call_that_gives_them() {
     let world = World::with(Limits { references_max: 10, ..Limits::default() });

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use leasehold_core::clock::Entropy;
+use rustix::fs::OFlags;
 use tokio::sync::oneshot;
+
+use super::aligned::ALIGNMENT;
 
 /// Files taken into one sync.
 const BATCH_MAX: usize = 1024;
@@ -40,9 +44,22 @@ impl Temporaries {
     }
 
     pub(super) fn create(&self) -> io::Result<Temporary> {
+        self.create_with(OFlags::empty())
+    }
+
+    /// Makes a file that is written past the system's cache, where the file system can do that.
+    pub(super) fn create_direct(&self) -> io::Result<Temporary> {
+        match self.create_with(OFlags::DIRECT) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.create(),
+            created => created,
+        }
+    }
+
+    fn create_with(&self, flags: OFlags) -> io::Result<Temporary> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{}-{number}", self.owner));
-        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        let flags = flags.bits().cast_signed();
+        let file = OpenOptions::new().write(true).create_new(true).custom_flags(flags).open(&path)?;
         Ok(Temporary { path, file, renamed: false })
     }
 }
@@ -59,6 +76,19 @@ impl Temporary {
     /// Writes a block behind what was written before.
     pub(super) fn append(&mut self, block: &[Bytes]) -> io::Result<()> {
         block.iter().try_for_each(|bytes| self.file.write_all(bytes))
+    }
+
+    /// Writes a block of aligned memory at an aligned place. Only the last one may be shorter than others.
+    pub(super) fn write_aligned(&self, block: &[u8], offset: u64) -> io::Result<()> {
+        if block.len().is_multiple_of(ALIGNMENT) {
+            match self.file.write_all_at(block, offset) {
+                // The device wants more alignment than any that we know.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                written => return written,
+            }
+        }
+        rustix::fs::fcntl_setfl(&self.file, OFlags::empty())?;
+        self.file.write_all_at(block, offset)
     }
 }
 

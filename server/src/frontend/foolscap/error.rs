@@ -35,7 +35,6 @@ pub(super) fn failure(error: StoreError) -> Failure {
         StoreError::NotFound
         | StoreError::WrongKind
         | StoreError::Refused(_)
-        | StoreError::Sparse { .. }
         | StoreError::BodyLength
         | StoreError::BodyBroken(_) => failed(text),
         StoreError::Busy | StoreError::Vanished(_) | StoreError::LeaseDb(_) | StoreError::Backend(_) => {

@@ -2,7 +2,7 @@
 //!
 //! The wire is [`leasehold_foolscap`]; here its calls become calls on the store. A swissnum names an account, as in the
 //! HTTPS protocol, and each object that a client gets belongs to the account that it was got from, not to the connection.
-//! Calls that change something run in tasks of their own, so that they come to an orderly end when their client is gone.
+//! Calls that change something come to an orderly end when their client is gone, and the server waits for them.
 
 mod bucket_reader;
 mod bucket_writer;
@@ -29,7 +29,7 @@ use leasehold_core::secret::{SecretHash, Swissnum};
 use leasehold_core::share::ShareKind;
 use leasehold_core::store::{Space, Store, StoreError};
 use leasehold_core::tub::TubConnection;
-use leasehold_foolscap::{Connection, Failure, Names, Peer, Referenceable, Value, Violation};
+use leasehold_foolscap::{Connection, Failure, Names, Referenceable, Value, Violation};
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
@@ -45,13 +45,17 @@ struct Front<L, B> {
     metrics: Arc<Metrics>,
     entropy: Entropy,
     keep_interval: Duration,
+    /// How old connections become at least where there are other processes to connect to.
+    connection_age: Option<Duration>,
     tasks: TaskTracker,
 }
 
 impl<L: LeaseDb, B: Backend> Front<L, B> {
     /// Makes a connection known, and ends the uploads that the client's earlier ones left, on whichever pod: it will ask
     /// for their numbers.
-    async fn enter(&self, peer: &Peer) -> Result<TubConnection, Failure> {
+    async fn enter(&self, connection: &Connection) -> Result<TubConnection, Failure> {
+        self.retire_some_day(connection);
+        let peer = connection.peer();
         let tub_id = peer.tub_id.as_str().parse().map_err(|_| failed("the tub id is none"))?;
         let incarnation = peer.incarnation.as_deref().unwrap_or_default();
         let entered = TubConnection::new(tub_id, incarnation, self.entropy.bytes());
@@ -68,6 +72,20 @@ impl<L: LeaseDb, B: Backend> Front<L, B> {
         Ok(entered)
     }
 
+    /// Clients stay connected for weeks, to the processes that were there first. So that they spread over all of them again
+    /// (`foolscap.md` 18.8), each connection ends once it is old and rests; ages differ, so that not all come back at once.
+    fn retire_some_day(&self, connection: &Connection) {
+        let Some(age) = self.connection_age else { return };
+        let age = age + age * u32::from(self.entropy.bytes::<1>()[0]) / 256;
+        let connection = connection.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = connection.lost().cancelled() => {}
+                () = tokio::time::sleep(age) => connection.retire(),
+            }
+        });
+    }
+
     /// Counts a call.
     async fn counted(
         &self,
@@ -81,20 +99,15 @@ impl<L: LeaseDb, B: Backend> Front<L, B> {
         result
     }
 
-    /// Counts a call that changes something, and brings it to its end whatever becomes of the connection.
+    /// Counts a call that changes something; the server does not end before it. Calls are tasks of their own, which come
+    /// to their end whatever becomes of the connection.
     async fn changing(
         &self,
         method: &'static str,
-        call: impl Future<Output = Result<Value, Failure>> + Send + 'static,
+        call: impl Future<Output = Result<Value, Failure>>,
     ) -> Result<Value, Failure> {
-        let task = self.tasks.spawn(call);
-        let ended = async {
-            task.await.unwrap_or_else(|error| {
-                tracing::error!(%error, method, "a call panicked");
-                Err(failed("the call failed"))
-            })
-        };
-        self.counted(method, ended).await
+        let _under_way = self.tasks.token();
+        self.counted(method, call).await
     }
 }
 
@@ -159,7 +172,7 @@ impl<L: LeaseDb, B: Backend> Entrance<L, B> {
         if !session.is_some_and(|session| session.account.state.may_read()) {
             return Ok(None);
         }
-        let entered = self.connection.get_or_try_init(|| self.front.enter(connection.peer())).await?.clone();
+        let entered = self.connection.get_or_try_init(|| self.front.enter(&connection)).await?.clone();
         let caller = Caller { front: self.front, credential };
         Ok(Some(Arc::new(StorageServer { caller, connection: entered })))
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -20,11 +21,13 @@ use super::{Entrance, Front};
 use crate::client_certificate::weak_key;
 use crate::identity::Identity;
 use crate::listener::drain::Drain;
-use crate::listener::{BUFFER_BYTES, ClearText, Deadlines, PeekedStream};
+use crate::listener::{ClearText, Deadlines, PeekedStream};
 use crate::metrics::Metrics;
 
 /// What large calls and answers of all connections may hold in memory at the same time.
 const MEMORY_BYTES_MAX: u64 = 512 << 20;
+/// What is encrypted at once: the answer to a read of a usual segment goes out with one system call.
+const OUTGOING_BYTES: usize = 64 << 10;
 
 /// The Foolscap side of a port. Cloning is cheap.
 pub struct FoolscapPort<L, B> {
@@ -51,6 +54,8 @@ pub struct PortOptions<'a> {
     pub deadlines: Deadlines,
     /// How long an upload may rest, in seconds.
     pub upload_idle_seconds: i64,
+    /// How old a connection becomes before it is closed when it rests; `None`: for ever.
+    pub connection_age: Option<Duration>,
 }
 
 impl<L: LeaseDb, B: Backend> FoolscapPort<L, B> {
@@ -75,7 +80,8 @@ impl<L: LeaseDb, B: Backend> FoolscapPort<L, B> {
         let tls = TlsAcceptor::from(Arc::new(options.identity.foolscap_tls_config()?));
         let keep_interval = keep_interval(options.upload_idle_seconds);
         let tasks = TaskTracker::new();
-        let front = Arc::new(Front { store, accountant, metrics, entropy, keep_interval, tasks });
+        let connection_age = options.connection_age;
+        let front = Arc::new(Front { store, accountant, metrics, entropy, keep_interval, connection_age, tasks });
         Ok(Self { front, tub, tls, deadlines: options.deadlines })
     }
 
@@ -97,7 +103,7 @@ impl<L: LeaseDb, B: Backend> FoolscapPort<L, B> {
     async fn serve_connection(&self, mut stream: PeekedStream, peer: SocketAddr) -> io::Result<()> {
         let set_up = async {
             self.tub.upgrade(&mut stream).await.map_err(io::Error::other)?;
-            self.tls.accept_with(stream, |connection| connection.set_buffer_limit(Some(BUFFER_BYTES))).await
+            self.tls.accept_with(stream, |connection| connection.set_buffer_limit(Some(OUTGOING_BYTES))).await
         };
         let handshake = tokio::time::timeout(self.deadlines.header, set_up);
         let handshake = handshake.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "slow set-up"))?;

@@ -42,7 +42,7 @@ impl From<StoreError> for Refusal {
             StoreError::AlreadyComplete => StatusCode::METHOD_NOT_ALLOWED,
             StoreError::Conflict | StoreError::WrongKind => StatusCode::CONFLICT,
             StoreError::OutOfBounds { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            StoreError::BodyLength | StoreError::Sparse { .. } => StatusCode::BAD_REQUEST,
+            StoreError::BodyLength => StatusCode::BAD_REQUEST,
             StoreError::BodyBroken(source) if source.kind() == std::io::ErrorKind::TimedOut => {
                 StatusCode::REQUEST_TIMEOUT
             }

@@ -1,10 +1,12 @@
 //! Connections: which may be made, which survives, and how they end when the server does.
 
 use leasehold_foolscap::TubId;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use super::{key, upload};
-use crate::support::foolscap::{Certificate, OldClient, Storage, write};
-use crate::support::{Server, noise};
+use crate::support::foolscap::{Certificate, OldClient, SHORT_KEY, Storage, write};
+use crate::support::{Program, Server, noise};
 
 /// A certificate is public: only its key makes a client its Tub.
 #[tokio::test(flavor = "multi_thread")]
@@ -22,6 +24,25 @@ async fn who_cannot_prove_a_certificate_is_refused() {
     nobody.tls(&furl).await.expect("TLS itself asks for no certificate");
     assert!(nobody.connect(&furl).await.is_err());
     server.running.stop().await;
+}
+
+/// A key that can be broken proves nothing: such a client is turned away before it signs, and the log says what it needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_with_a_short_rsa_key_is_refused_and_the_log_says_why() {
+    let program = Program::start("");
+    let der = CertificateDer::from_pem_slice(SHORT_KEY.as_bytes()).expect("a certificate");
+    let short = Certificate { der, key: Certificate::make().key };
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        assert!(OldClient::new(short.clone()).speaking(version).connect(&program.furl).await.is_err(), "{version:?}");
+    }
+    let reason = "its RSA key has 1024 bits, and at least 2048 are needed; it needs a new certificate";
+    let deadline = tokio::time::Instant::now() + crate::support::PATIENCE;
+    while program.log().matches(reason).count() < 2 {
+        assert!(tokio::time::Instant::now() < deadline, "{}", program.log());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let furl = &program.furl;
+    OldClient::new(Certificate::make()).connect(furl).await.expect("others are let in").close();
 }
 
 /// A restarted client is let in at once: its earlier connection ends, and with it what that one was uploading.

@@ -419,6 +419,5 @@ pub const fn variant(error: &StoreError) -> &'static str {
         StoreError::Vanished(_) => "Vanished",
         StoreError::LeaseDb(_) => "LeaseDb",
         StoreError::Backend(_) => "Backend",
-        StoreError::Sparse { .. } => "Sparse",
     }
 }

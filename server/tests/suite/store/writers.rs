@@ -9,7 +9,7 @@ use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::id::ShareId;
 use leasehold_core::leasedb::LeaseDb;
 use leasehold_core::share::ShareKind;
-use leasehold_core::store::{BucketWriter, HOLES_MAX_BYTES, Store, StoreError};
+use leasehold_core::store::{BucketWriter, GatheredPiece, ShareSlice, Store, StoreError};
 use leasehold_core::testing::{seed, share_id};
 use leasehold_core::tub::{TubConnection, TubId};
 use rand::rngs::StdRng;
@@ -43,6 +43,14 @@ async fn begin<L: LeaseDb, B: Backend>(
     opened.expect("opened").1.pop().map(|(_, writer)| writer)
 }
 
+/// Stores the next piece, if there is enough for one.
+async fn store_piece<L: LeaseDb, B: Backend>(writer: &mut BucketWriter<L, B>) {
+    if let Some(piece) = writer.begin_piece() {
+        piece.store().await.expect("stored");
+        writer.end_piece(true);
+    }
+}
+
 /// Small and large writes in any order, again and with other bytes, make what they make of an array.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_in_any_order_are_those_of_an_array() {
@@ -53,6 +61,7 @@ async fn writes_in_any_order_are_those_of_an_array() {
         let (share, size) = (share_id(1, number), random.random_range(1..if number < 6 { 100u64 } else { 4 << 20 }));
         let mut writer = begin(&store, &alice, share, size, &connection(1, 1)).await.expect("granted");
         let mut model: Vec<Option<u8>> = vec![None; size as usize];
+        let mut under_way = None;
         for _ in 0..random.random_range(0..20) {
             let offset = random.random_range(0..=size);
             let length = random.random_range(0..=(size - offset + 2).min(size / 2 + 1));
@@ -61,6 +70,12 @@ async fn writes_in_any_order_are_those_of_an_array() {
             let bytes: Bytes = (offset..offset + length).map(byte).collect();
             let known = |at: u64| model.get(at as usize).copied().flatten();
             let conflicts = (offset..offset + length).any(|at| known(at).is_some_and(|known| known != byte(at)));
+            if (!writer.has_room(offset, length) || random.random_bool(0.3))
+                && let Some(piece) = under_way.take()
+            {
+                GatheredPiece::store(piece).await.expect("stored");
+                writer.end_piece(true);
+            }
             match writer.write(&alice, offset, bytes).await {
                 Ok(()) => {
                     assert!(!conflicts && offset + length <= size);
@@ -70,10 +85,12 @@ async fn writes_in_any_order_are_those_of_an_array() {
                 Err(StoreError::Conflict) => assert!(conflicts),
                 Err(error) => panic!("{error}"),
             }
-            if writer.is_ripe() || random.random_bool(0.3) {
-                writer.flush().await.expect("stored");
-            }
+            under_way = under_way.or_else(|| writer.begin_piece());
             assert!(store.stable_share(ShareKind::Immutable, share).await.is_err(), "not before it is closed");
+        }
+        if let Some(piece) = under_way {
+            piece.store().await.expect("stored");
+            writer.end_piece(true);
         }
         writer.close(&alice).await.expect("closed");
         let expected: Vec<u8> = model.into_iter().map(Option::unwrap_or_default).collect();
@@ -97,7 +114,7 @@ async fn a14_the_objects_of_a_closed_share_tell_all_of_it() {
         let mut writer = begin(&store, &alice, share, size, &connection(1, 1)).await.expect("granted");
         for range in writes {
             writer.write(&alice, range.start, pattern(range).into()).await.expect("written");
-            writer.flush().await.expect("stored");
+            store_piece(&mut writer).await;
         }
         writer.close(&alice).await.expect("closed");
         let mut covered = leasehold_core::range::RangeSet::new();
@@ -131,7 +148,7 @@ async fn a14_what_was_not_closed_is_never_a_share() {
     let mut writer = begin(&store, &alice, share, size, &connection(1, 1)).await.expect("granted");
     writer.write(&alice, 0, pattern(0..size).into()).await.expect("written");
     writer.write(&alice, 0, pattern(0..size).into()).await.expect("the same bytes");
-    writer.flush().await.expect("stored");
+    store_piece(&mut writer).await;
     let stored: u64 = site.listed("shares/").await.iter().map(|object| object.length_bytes).sum();
     assert!(stored > 0 && stored < size, "{stored} of {size} bytes are stored");
     drop(writer);
@@ -142,18 +159,38 @@ async fn a14_what_was_not_closed_is_never_a_share() {
     site.assert_clean(&["alice"], &[1]).await;
 }
 
+/// A hole of any size is closed, some of it at a time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_share_with_too_large_holes_is_not_closed() {
+async fn a_large_hole_is_filled_step_by_step() {
     let site = Site::new().await;
     let alice = site.account("alice").await;
     let store = pod(&site);
-    let share = share_id(1, 0);
-    let mut writer = begin(&store, &alice, share, HOLES_MAX_BYTES + 2, &connection(1, 1)).await.expect("granted");
+    let (share, size) = (share_id(1, 0), 130 << 20);
+    let mut writer = begin(&store, &alice, share, size, &connection(1, 1)).await.expect("granted");
+    writer.write(&alice, size - 1, Bytes::from_static(b"x")).await.expect("written");
+    let mut steps = 0;
+    while writer.fill(&alice).await.expect("filled") {
+        assert!(store.stable_share(ShareKind::Immutable, share).await.is_err(), "not before it is closed");
+        steps += 1;
+    }
+    assert_eq!(steps, 3, "of 64 MiB at most");
+    writer.close(&alice).await.expect("closed");
+    let row = store.stable_share(ShareKind::Immutable, share).await.expect("there");
+    let end = ShareSlice::new(share.storage_index, &row, size - 3..size);
+    assert_eq!(store.read_slice(&end).await.expect("read")[..], *b"\0\0x");
+    site.assert_clean(&["alice"], &[1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_is_nothing_to_close_after_an_abort() {
+    let site = Site::new().await;
+    let alice = site.account("alice").await;
+    let store = pod(&site);
+    let mut writer = begin(&store, &alice, share_id(1, 0), 100, &connection(1, 1)).await.expect("granted");
     writer.write(&alice, 0, Bytes::from_static(b"x")).await.expect("written");
-    assert!(matches!(writer.close(&alice).await, Err(StoreError::Sparse { max_bytes: HOLES_MAX_BYTES })));
     writer.abort().await.expect("aborted");
     writer.abort().await.expect("and again");
-    assert!(writer.close(&alice).await.is_err(), "there is nothing to close");
+    assert!(writer.close(&alice).await.is_err());
     site.assert_clean(&["alice"], &[1]).await;
 }
 

@@ -4,11 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use data_encoding::{BASE64, BASE64URL_NOPAD};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
@@ -17,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::PATIENCE;
+use super::pinned::pinning;
 
 /// Bytes of hexadecimal text.
 pub fn hex(text: &str) -> Vec<u8> {
@@ -27,23 +25,15 @@ pub fn hex(text: &str) -> Vec<u8> {
 #[derive(Clone)]
 pub struct Tls(TlsConnector);
 
-#[derive(Debug)]
-struct Pinned {
-    hash: String,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
 impl Tls {
     pub fn pinning(hash: &str) -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let algorithms = provider.signature_verification_algorithms;
-        let verifier = Arc::new(Pinned { hash: hash.to_owned(), algorithms });
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("a TLS version")
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth();
+        let hash = hash.to_owned();
+        let expects = move |certificate: &CertificateDer<'_>| {
+            let parsed = ParsedCertificate::try_from(certificate);
+            let key = parsed.map(|parsed| parsed.subject_public_key_info());
+            key.is_ok_and(|key| BASE64URL_NOPAD.encode(&Sha256::digest(key.as_ref())) == hash)
+        };
+        let mut config = pinning(rustls::DEFAULT_VERSIONS, expects).with_no_client_auth();
         config.enable_sni = false;
         Self(TlsConnector::from(Arc::new(config)))
     }
@@ -52,47 +42,6 @@ impl Tls {
         let name = ServerName::try_from("127.0.0.1").expect("an address");
         let stream = timeout(PATIENCE, self.0.connect(name, stream)).await.map_err(io::Error::other)??;
         Ok(Connection { stream: BufStream::new(stream) })
-    }
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
-        let hash = BASE64URL_NOPAD.encode(&Sha256::digest(key.as_ref()));
-        // The protocol's clients want the pinned key in every certificate of the chain: there may be only one.
-        if hash != self.hash || !intermediates.is_empty() {
-            return Err(rustls::Error::General("not the pinned key".to_owned()));
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
     }
 }
 

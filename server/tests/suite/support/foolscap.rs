@@ -4,29 +4,28 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use leasehold_core::id::base32;
 use leasehold_foolscap::client::{Canary, connect, request_upgrade};
 use leasehold_foolscap::{
     CallError, Connection, Furl, Incarnation, Limits, RemoteReference, Tub, TubId, TubOptions, Value,
 };
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::client::ResolvesClientCert;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion};
-use sha1::{Digest, Sha1};
+use rustls::{ClientConfig, SignatureScheme, SupportedProtocolVersion};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::pinned::pinning;
 use super::{PATIENCE, Server};
 
 /// A certificate as real Tubs make them: X.509 version 1, RSA with 2048 bits.
 pub const VERSION_1: &str = include_str!("../../vectors/foolscap/version_1.pem");
+/// The same with 1024 bits, without its key: nobody who runs the tests could use one.
+pub const SHORT_KEY: &str = include_str!("../../vectors/foolscap/rsa_1024.pem");
 /// How much memory a client's calls may hold.
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
 
@@ -134,20 +133,15 @@ impl OldClient {
     }
 
     fn config(&self, server: &TubId) -> ClientConfig {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let algorithms = provider.signature_verification_algorithms;
         let load = |certificate: &Certificate| {
+            let provider = rustls::crypto::aws_lc_rs::default_provider();
             let key = provider.key_provider.load_private_key(certificate.key.clone_key()).expect("a key");
             Arc::new(CertifiedKey::new(vec![certificate.der.clone()], key))
         };
         let shown = Arc::new(Shown(self.certificate.as_ref().map(load)));
-        let verifier = Arc::new(ThatTub { tub_id: server.as_str().to_owned(), algorithms });
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&self.versions)
-            .expect("a TLS version")
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_client_cert_resolver(shown);
+        let server = server.clone();
+        let expects = move |certificate: &CertificateDer<'_>| TubId::of_certificate(certificate) == server;
+        let mut config = pinning(&self.versions, expects).with_client_cert_resolver(shown);
         config.enable_sni = false;
         config
     }
@@ -179,51 +173,6 @@ impl ResolvesClientCert for Shown {
 
     fn has_certs(&self) -> bool {
         self.0.is_some()
-    }
-}
-
-#[derive(Debug)]
-struct ThatTub {
-    tub_id: String,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for ThatTub {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let tub_id = base32().encode(&Sha1::digest(certificate));
-        if tub_id != self.tub_id || !intermediates.is_empty() {
-            return Err(rustls::Error::General("another Tub".to_owned()));
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
     }
 }
 

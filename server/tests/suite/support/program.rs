@@ -20,6 +20,8 @@ pub struct Program {
     pub swissnum: String,
     /// The `Authorization` of that.
     pub authorization: String,
+    /// Where clients of Foolscap find it.
+    pub furl: leasehold_foolscap::Furl,
     log: PathBuf,
     /// Kept as long as it runs.
     _folder: Option<TempDir>,
@@ -59,7 +61,8 @@ impl Program {
         let (pinned, swissnum) = nurl_parts(started["nurl"].as_str().expect("a NURL"));
         let listen = started["listen"].as_str().expect("an address").to_owned();
         let (authorization, tls) = (authorization(&swissnum), Tls::pinning(&pinned));
-        Self { child, listen, tls, swissnum, authorization, log, _folder: None }
+        let furl = started["furl"].as_str().expect("a FURL").parse().expect("well formed");
+        Self { child, listen, tls, swissnum, authorization, furl, log, _folder: None }
     }
 
     pub async fn connect(&self) -> Connection {
