@@ -119,8 +119,10 @@ impl Buf for Row {
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let filled = slices.iter_mut().zip(&self.0).map(|(slice, piece)| *slice = IoSlice::new(piece));
-        filled.count()
+        for (slice, piece) in slices.iter_mut().zip(&self.0) {
+            *slice = IoSlice::new(piece);
+        }
+        slices.len().min(self.0.len())
     }
 
     fn advance(&mut self, mut count: usize) {
