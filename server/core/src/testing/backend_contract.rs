@@ -141,7 +141,7 @@ async fn names_below(backend: &impl Backend, prefix: &str) -> Vec<String> {
 
 pub async fn what_was_put_is_read_back_in_any_range<M: MakeBackend>() {
     let ((backend, place), names) = (M::make().await, Names::new());
-    for length in [1usize, 2, 7, 8, 4095, 4096, 65_535, 65_536, 65_537, 300_001, 3 << 20] {
+    for length in [1usize, 2, 7, 8, 4095, 4096, 65_535, 65_536, 65_537, 300_001, 2_500_000, 3 << 20] {
         let (name, bytes) = (names.next(share_id(1, 0)), pattern(length));
         put(&backend, &name, &bytes).await;
         for range in [0..length, 0..1, length - 1..length, length / 3..length / 2, length / 2..length, 0..0] {
@@ -180,7 +180,9 @@ pub async fn what_is_not_there_is_not_found_and_counts_as_deleted<M: MakeBackend
 
 pub async fn a_body_of_wrong_length_leaves_nothing<M: MakeBackend>() {
     let ((backend, place), names) = (M::make().await, Names::new());
-    for (announced, sent) in [(100u64, 99), (100, 0), (100, 101), (0, 1), (100_000, 99_999), (100_000, 200_000)] {
+    let small = [(100u64, 99), (100, 0), (100, 101), (0, 1), (100_000, 99_999), (100_000, 200_000)];
+    let large = [(2_000_000, 1_999_999), (2_000_000, 0), (2_000_000, 2_000_001), (2 << 20, 1 << 20)];
+    for (announced, sent) in small.into_iter().chain(large) {
         let name = names.next(share_id(1, 0));
         let answer = backend.put(&name, announced, body(&pattern(sent))).await;
         assert!(matches!(answer, Err(BackendError::Source(_))), "{announced} announced, {sent} sent: {answer:?}");
@@ -192,9 +194,9 @@ pub async fn a_body_of_wrong_length_leaves_nothing<M: MakeBackend>() {
 
 pub async fn a_body_that_breaks_off_leaves_nothing<M: MakeBackend>() {
     let ((backend, place), names) = (M::make().await, Names::new());
-    for sent in [0, 50, 100, 99_999] {
+    for (length, sent) in [(100_000, 0), (100_000, 50), (100_000, 100), (100_000, 99_999), (2 << 20, (1 << 20) + 1)] {
         let name = names.next(share_id(1, 0));
-        let answer = backend.put(&name, 100_000, broken_body(&pattern(sent))).await;
+        let answer = backend.put(&name, length, broken_body(&pattern(sent))).await;
         let Err(BackendError::Source(error)) = answer else { panic!("{sent} sent: {answer:?}") };
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "the body's own error is passed on");
         assert!(!is_there(&backend, &name).await);

@@ -209,12 +209,7 @@ fn read_loop(connection: &Connection, reads: &Receiver<Read>, clock: &dyn Clock,
 }
 
 /// Runs `work` in a transaction, so that all its statements see one snapshot.
-fn in_snapshot<T>(
-    connection: &Connection,
-    clock: &dyn Clock,
-    terms: LeaseTerms,
-    work: impl FnOnce(&Tx<'_>) -> T,
-) -> T {
+fn in_snapshot<T>(connection: &Connection, clock: &dyn Clock, terms: LeaseTerms, work: impl FnOnce(&Tx<'_>) -> T) -> T {
     if let Err(error) = run(connection, "BEGIN") {
         tracing::warn!(%error, "a read could not begin");
     }
