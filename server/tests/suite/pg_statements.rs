@@ -1,5 +1,7 @@
 //! How many statements and round trips each operation costs, exactly: `design.md` 3.6 beside ours.
 
+use std::sync::Arc;
+
 use leasehold_core::accountant::Accountant;
 use leasehold_core::id::ShareId;
 use leasehold_core::leasedb::LeaseDb;
@@ -115,7 +117,7 @@ async fn reads_are_one_statement_in_one_round_trip() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_accounts_in_use_are_refreshed_by_one_statement() {
     let (meter, _database) = meter().await;
-    let accountant = Accountant::open(meter.world.db.clone()).await.expect("opens");
+    let accountant = Accountant::open(Arc::new(meter.world.db.clone())).await.expect("opens");
     for name in ["one", "two", "three"] {
         meter.world.account(name, None).await;
         assert!(accountant.session(&credential(name)).await.expect("an answer").is_some(), "{name}");
