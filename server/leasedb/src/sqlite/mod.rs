@@ -76,10 +76,7 @@ type Read = Box<dyn FnOnce(&Tx<'_>) + Send>;
 pub struct SqliteLeaseDb {
     writer: Sender<Write>,
     readers: Sender<Read>,
-    /// Connections for reads on the caller's own thread, when nobody has them.
-    resting: (Sender<Connection>, Receiver<Connection>),
     clock: Arc<dyn Clock>,
-    terms: LeaseTerms,
     file: Arc<backup::File>,
 }
 
@@ -106,16 +103,13 @@ impl SqliteLeaseDb {
         })?;
         let (readers, reads) = crossbeam_channel::unbounded::<Read>();
         let count = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
-        let resting = crossbeam_channel::bounded(count);
         for _ in 0..count {
-            // There is room for each.
-            drop(resting.0.send(connect(path, true).map_err(unavailable)?));
             let connection = connect(path, true).map_err(unavailable)?;
             let (reads, clock) = (reads.clone(), clock.clone());
             spawn("leasedb-read", move || read_loop(&connection, &reads, &*clock, terms))?;
         }
         let file = Arc::new(backup::File { path: path.to_owned(), clock: clock.clone(), terms });
-        Ok(Self { writer, readers, resting, clock, terms, file })
+        Ok(Self { writer, readers, clock, file })
     }
 
     /// What SQLite finds wrong with the file; nothing if it is sound.
@@ -145,16 +139,6 @@ impl SqliteLeaseDb {
         });
         self.writer.send(write).map_err(|_| stopped())?;
         answer.await.map_err(|_| LeaseDbError::OutcomeUnknown("the writer stopped".into()))?
-    }
-
-    /// Runs `work` on one snapshot, on the caller's own thread: for what is found by its key, in pages that are in memory or
-    /// a disk's answer away. To hand such a thing to another thread and back costs more than the thing.
-    async fn look<T: Send + 'static>(&self, work: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static) -> Result<T> {
-        let Ok(connection) = self.resting.1.try_recv() else { return self.read(work).await };
-        let result = in_snapshot(&connection, &*self.clock, self.terms, work);
-        // There is room for what was taken.
-        drop(self.resting.0.send(connection));
-        result
     }
 
     /// Runs `work` on one snapshot.
@@ -204,18 +188,13 @@ fn connect(path: &Path, read_only: bool) -> rusqlite::Result<Connection> {
 
 fn read_loop(connection: &Connection, reads: &Receiver<Read>, clock: &dyn Clock, terms: LeaseTerms) {
     while let Ok(read) = reads.recv() {
-        in_snapshot(connection, clock, terms, read);
+        // A transaction, so that all statements of one piece of work see one snapshot.
+        if let Err(error) = run(connection, "BEGIN") {
+            tracing::warn!(%error, "a read could not begin");
+        }
+        read(&Tx { connection, now: clock.now(), terms });
+        drop(run(connection, "COMMIT"));
     }
-}
-
-/// Runs `work` in a transaction, so that all its statements see one snapshot.
-fn in_snapshot<T>(connection: &Connection, clock: &dyn Clock, terms: LeaseTerms, work: impl FnOnce(&Tx<'_>) -> T) -> T {
-    if let Err(error) = run(connection, "BEGIN") {
-        tracing::warn!(%error, "a read could not begin");
-    }
-    let result = work(&Tx { connection, now: clock.now(), terms });
-    drop(run(connection, "COMMIT"));
-    result
 }
 
 fn write_loop(connection: &Connection, writes: &Receiver<Write>, clock: &dyn Clock, terms: LeaseTerms) {
@@ -282,7 +261,7 @@ impl LeaseDb for SqliteLeaseDb {
     }
 
     async fn find_upload(&self, share: ShareId) -> Result<(Timestamp, Option<Upload>)> {
-        self.look(move |tx| Ok((tx.now, tx.find_upload(share)?))).await
+        self.read(move |tx| Ok((tx.now, tx.find_upload(share)?))).await
     }
 
     async fn record_chunks(&self, request: RecordChunks) -> Result<RecordOutcome> {
@@ -308,20 +287,20 @@ impl LeaseDb for SqliteLeaseDb {
     }
 
     async fn list_shares(&self, storage_index: StorageIndex) -> Result<Vec<ShareRow>> {
-        self.look(move |tx| tx.list_shares(storage_index)).await
+        self.read(move |tx| tx.list_shares(storage_index)).await
     }
 
     async fn list_numbers(&self, storage_index: StorageIndex, kind: ShareKind) -> Result<Vec<ShareNumber>> {
-        self.look(move |tx| tx.list_numbers(storage_index, kind)).await
+        self.read(move |tx| tx.list_numbers(storage_index, kind)).await
     }
 
     async fn find_share(&self, share: ShareId) -> Result<Option<ShareRow>> {
-        self.look(move |tx| tx.find_share(share)).await
+        self.read(move |tx| tx.find_share(share)).await
     }
 
     async fn renew_leases(&self, storage_index: StorageIndex, account: AccountId) -> Result<RenewOutcome> {
         // Most renewals find that nothing need be written: those are answered from a snapshot.
-        if let Some(outcome) = self.look(move |tx| tx.renewal_without_write(storage_index, account)).await? {
+        if let Some(outcome) = self.read(move |tx| tx.renewal_without_write(storage_index, account)).await? {
             return Ok(outcome);
         }
         self.write(move |tx| tx.renew_leases(storage_index, account)).await
@@ -341,7 +320,7 @@ impl LeaseDb for SqliteLeaseDb {
     }
 
     async fn read_slot(&self, storage_index: StorageIndex) -> Result<SlotSnapshot> {
-        self.look(move |tx| tx.read_slot(storage_index)).await
+        self.read(move |tx| tx.read_slot(storage_index)).await
     }
 
     async fn commit_slot(&self, request: CommitSlot) -> Result<CommitOutcome> {
