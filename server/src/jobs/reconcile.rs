@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use leasehold_core::backend::Backend;
 use leasehold_core::clock::Entropy;
-use leasehold_core::crawl::unit::{ClaimUnitOutcome, FinishUnit, PROGRESS, Prefix, UNIT_CLAIM_SECONDS, UnitEnd};
+use leasehold_core::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix, UNIT_CLAIM_SECONDS, UnitEnd};
 use leasehold_core::id::ObjectId;
 use leasehold_core::leasedb::{LeaseDb, LeaseDbError, Mode};
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, Run, RunKind, RunState, Totals};
@@ -148,8 +148,8 @@ impl<L: LeaseDb, B: Backend> Worker<L, B> {
     }
 
     fn show(&self, totals: &Totals) {
-        self.progress.show_part(totals.of(PROGRESS), Prefix::default().billionths(), || {
-            format!("{} shares, {} objects", totals.of("shares"), totals.of("objects"))
-        });
+        let (done, whole) = totals.part().unwrap_or((0, Prefix::default().billionths()));
+        self.progress
+            .show_part(done, whole, || format!("{} shares, {} objects", totals.of("shares"), totals.of("objects")));
     }
 }

@@ -367,6 +367,7 @@ async fn finish_in(tx: &mut Tx<'_>, Finish { finish, now }: &Finish) -> Decided<
         UnitEnd::Done(_) => {
             let (first, last) = finish.unit.bounds();
             writes.push(call!(FORGET_RECOVERED, si(first), si(last)));
+            writes.push(super::trouble::forget_damaged(run, first, last));
         }
         UnitEnd::Split => {
             let parts: Vec<String> = finish.unit.split().iter().map(Prefix::to_string).collect();

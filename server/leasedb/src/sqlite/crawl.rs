@@ -203,6 +203,7 @@ impl Tx<'_> {
                     DELETE FROM recovered
                     WHERE si BETWEEN ?1 AND ?2 AND (SELECT mode FROM deployment) = 0";
                 self.execute(forget, (first.as_bytes(), last.as_bytes()))?;
+                self.forget_damaged(finish.run, first, last)?;
             }
             UnitEnd::Split => {
                 self.execute(

@@ -179,6 +179,23 @@ fn holdings() -> Vec<Holding> {
     ]
 }
 
+/// Whoever recounts may queue what it likes: the look under the lock decides.
+pub async fn what_is_queued_goes_only_if_nobody_leases_it<M: MakeLeaseDb>() {
+    let bench = Bench::new::<M>().await;
+    let alice = bench.account("alice", None).await;
+    let (leased, unknown) = (share_id(1, 0), share_id(2, 0));
+    bench.bucket_share(alice, leased, 88).await;
+    bench.days(2);
+    for _ in 0..2 {
+        bench.db.queue_unleased(vec![leased, unknown]).await.expect("queue_unleased");
+        assert_eq!(bench.queued().await, [leased, unknown]);
+    }
+    assert_eq!(bench.retire().await, amount(0, 0));
+    assert!(bench.queued().await.is_empty() && bench.exists(leased).await);
+    bench.db.queue_unleased(Vec::new()).await.expect("queue_unleased");
+    bench.audit(&[alice], &[leased.storage_index]).await;
+}
+
 /// The deletion matrix: policy × account × kind × leased alone, shared, renewed; on day 40.
 pub async fn what_goes_is_what_a_tiny_oracle_says<M: MakeLeaseDb>() {
     let of_all = |mode| ExpirePolicy { mode, immutable: true, mutable: true };
