@@ -41,7 +41,7 @@ pub(super) struct ForgetArgs {
 
 pub(super) async fn run_reconcile(args: &ReconcileArgs) -> anyhow::Result<ExitCode> {
     let progress = Arc::new(Progress::begin(args.common.output, "comparing"));
-    let options = ReconcileOptions { dry_run: args.dry_run, workers: args.workers.into() };
+    let options = ReconcileOptions { dry_run: args.dry_run, workers: args.workers.into(), slowly: false };
     let ended = async {
         let opened = Opened::alone(&args.common).await?;
         reconcile::run(&opened.store, options, &progress).await

@@ -64,8 +64,20 @@ async fn programs_read_accounts_and_runs() {
     server.upload(&index(1), 0, &noise(1000)).await;
     let run = begin(&server, RunKind::Expire, "age").await;
     assert!(server.db.note_run(run.id, totals(100)).await.expect("note_run"));
+    let advisory = Advisory {
+        share: ShareId::new(index(1), ShareNumber::new(0)),
+        kind: ShareKind::Immutable,
+        account: server.db.find_account("carol".to_owned()).await.expect("find_account").expect("there").id,
+        reason: NASTY.to_owned(),
+    };
+    server.db.advise(advisory).await.expect("advise");
     let status = document(&server).await;
     assert_eq!(status["nickname"], NASTY);
+    assert_eq!(status["troubles"]["reported"][0]["reason"], NASTY);
+    assert_eq!(
+        (&status["troubles"]["lost"], &status["troubles"]["more"]),
+        (&Json::Array(Vec::new()), &Json::Bool(false))
+    );
     assert_eq!(status["deployment"]["mode"], "normal");
     let names: Vec<&str> =
         status["accounts"]["first"].as_array().expect("a list").iter().filter_map(|a| a["name"].as_str()).collect();

@@ -121,6 +121,8 @@ impl<'a> Place<'a> {
         ensure!(reconciled["totals"]["shares"] == shares, "not all was compared: {reconciled}");
         measured("audit", &["audit"])?;
         measured("backup", &["backup"])?;
+        self.give_all_to_one()?;
+        clients::usage(self)?;
         self.let_a_tenth_lapse()?;
         let dry = measured("expire, dry run", &["expire", "--dry-run"])?;
         let expired = measured("expire, a tenth lapsed", &["expire"])?;
@@ -129,8 +131,7 @@ impl<'a> Place<'a> {
         ensure!(dry["ended_leases"] == lapsed && expired["leases"] == shares, "the dry run said {dry}");
         let collected = measured("collect, a tenth unleased", &["collect"])?;
         ensure!(collected["shares_retired"] == lapsed, "not all were retired: {collected}");
-        self.give_all_to_one()?;
-        clients::usage(self)
+        Ok(())
     }
 
     /// Runs a command of the program to its end.

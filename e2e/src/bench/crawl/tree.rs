@@ -16,7 +16,8 @@ use crate::leasehold::Server;
 const SHARE_BYTES: usize = 100;
 /// The server that takes the tree over.
 const PREPARED: &str = "prepared";
-/// The file that says that all of it is made.
+/// The files that say that the shares are made, and that they are taken over.
+const MADE: &str = "made";
 const DONE: &str = "prepared/done";
 
 /// A tree with so many shares, taken over.
@@ -29,8 +30,11 @@ impl Tree {
     /// Makes the tree and takes it over, unless that was done before.
     pub(super) fn at(folder: &Path, shares: u64) -> Result<Self> {
         let tree = Self { folder: folder.to_owned(), shares };
-        if !folder.join(DONE).exists() {
+        if !folder.join(MADE).exists() {
             tree.make().context("cannot make the tree")?;
+        }
+        if !folder.join(DONE).exists() {
+            tree.take_over().context("cannot take the tree over")?;
         }
         Ok(tree)
     }
@@ -58,6 +62,12 @@ impl Tree {
         }
         say(&format!("making a tree of {} shares", self.shares));
         self.make_shares()?;
+        fs::write(self.folder.join(MADE), "")?;
+        Ok(())
+    }
+
+    fn take_over(&self) -> Result<()> {
+        drop(fs::remove_dir_all(self.folder.join(PREPARED)));
         let data = self.prepared();
         fs::create_dir_all(&data)?;
         std::os::unix::fs::symlink(self.folder.join("shares"), data.join("shares"))?;

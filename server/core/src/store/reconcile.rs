@@ -22,9 +22,8 @@ use crate::leasedb::{Deployment, LeaseDb, Mode, NAME_FENCE_SECONDS, TickOutcome}
 use crate::run::{Run, Totals};
 use crate::share::{ShareKind, ShareState};
 
-/// Backends that cannot list so many at once list fewer.
-const LIST_AT_ONCE: usize = 5000;
-const ROWS_AT_ONCE: u32 = 5000;
+const LIST_AT_ONCE: usize = 1000;
+const ROWS_AT_ONCE: u32 = 1000;
 const INDEXES_AT_ONCE: usize = 500;
 const SETTLES_AT_ONCE: usize = 32;
 /// How often a claim is made anew while a unit is worked on.

@@ -81,7 +81,7 @@ async fn mode<G: Ground>(site: &Site<G>) -> Mode {
 
 async fn reconcile<G: Ground>(site: &Site<G>) -> Run {
     let pod = begun(site).await;
-    let options = ReconcileOptions { dry_run: false, workers: 2 };
+    let options = ReconcileOptions { dry_run: false, workers: 2, slowly: false };
     let progress = Arc::new(Progress::in_log("reconciling"));
     reconcile::run(&Arc::new(pod.store), options, &progress).await.expect("a run")
 }

@@ -50,7 +50,7 @@ async fn claimed<G: Ground>(site: &Site<G>) -> SharedStore<G::Db, G::Objects> {
 
 async fn run_with<L: LeaseDb, B: Backend>(store: &SharedStore<L, B>, dry_run: bool) -> Run {
     let progress = Arc::new(Progress::in_log("comparing"));
-    reconcile::run(store, ReconcileOptions { dry_run, workers: 2 }, &progress).await.expect("a run")
+    reconcile::run(store, ReconcileOptions { dry_run, workers: 2, slowly: false }, &progress).await.expect("a run")
 }
 
 async fn done<L: LeaseDb, B: Backend>(store: &SharedStore<L, B>) -> Run {
