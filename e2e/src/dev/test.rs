@@ -1,5 +1,6 @@
 //! `cargo dev test`: everything that must hold before a change is taken, cheap checks first.
 
+use std::iter;
 use std::process::Command;
 use std::time::Duration;
 
@@ -7,7 +8,10 @@ use anyhow::Result;
 
 use super::go::{CHECKER, MINIO};
 use super::steps::{Steps, execute};
-use super::tools::{CARGO_DENY, cargo, development_folder, provide_browser, provide_compilers, provide_postgres};
+use super::tools::{
+    CARGO_DENY, cargo, development_folder, provide_browser, provide_compilers, provide_newest_postgres,
+    provide_postgres,
+};
 use super::{Missing, cluster, fuzz};
 use crate::cluster::Cluster;
 use crate::image::product;
@@ -15,6 +19,7 @@ use crate::leasehold::BINARY_VARIABLE;
 use crate::story::LONG_VARIABLE;
 use crate::venv::{VENV_VARIABLE, Venv, workspace_root};
 
+const NEWEST_POSTGRES: &str = "lease database on PostgreSQL 18";
 const FUZZ_TIME: Duration = Duration::from_secs(5);
 const FUZZ_TIME_LONG: Duration = Duration::from_secs(120);
 
@@ -39,6 +44,9 @@ pub fn run(long: bool, only: &[String]) -> Result<()> {
         let mut command = with_services(tests(long))?;
         execute(command.args(["--workspace", "--exclude", "leasehold-e2e", "--no-fail-fast"]))
     })?;
+    if long || only.iter().any(|word| NEWEST_POSTGRES.contains(word.as_str())) {
+        steps.run(NEWEST_POSTGRES, test_newest_postgres)?;
+    }
     steps.run("checker of histories", || CHECKER.test())?;
     steps.run("end-to-end tests", || {
         let venv = make_venv()?;
@@ -54,6 +62,16 @@ pub fn run(long: bool, only: &[String]) -> Result<()> {
     }
     steps.run("fuzz targets", || fuzz::run(if long { FUZZ_TIME_LONG } else { FUZZ_TIME }, &[]))?;
     steps.finish()
+}
+
+/// What depends on PostgreSQL alone, on the newest that we say we support; all other tests run on Debian's.
+fn test_newest_postgres() -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = iter::once(provide_newest_postgres()?).chain(std::env::split_paths(&path));
+    let mut command = with_services(tests(false))?;
+    command.env("PATH", std::env::join_paths(folders)?);
+    command.args(["--package", "leasehold-server", "--test", "suite", "--", "contract_leasedb::postgres"]);
+    execute(command.args(["pg_races", "pg_cuts", "pg_statements", "pg_faults"]))
 }
 
 /// Starts a Kubernetes if none runs, and then ends it as well, whatever happens in between.

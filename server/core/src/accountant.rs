@@ -145,6 +145,21 @@ impl<L: LeaseDb> Accountant<L> {
         Ok(Some(session))
     }
 
+    /// As [`session`](Self::session), but read from the lease database: for those who ask once and keep the answer.
+    ///
+    /// # Errors
+    /// The lease database does not answer.
+    pub async fn session_of_now(&self, credential: &SecretHash) -> Result<Option<Arc<Session>>, LeaseDbError> {
+        let elapsed = self.clock.elapsed();
+        if !self.contact.is_kept(elapsed) {
+            return Err(LeaseDbError::Unavailable(Box::new(NoContact)));
+        }
+        let now = self.now(elapsed);
+        let found = self.db.find_credential(*credential).await?.filter(|found| found.is_valid(now));
+        let Some(found) = found else { return Ok(None) };
+        Ok(Some(Arc::new(self.load(found, now, 0).await?)))
+    }
+
     /// The session of a credential that is in memory, however old: fit to tell its owner that nothing can be stored now.
     pub fn remembered(&self, credential: &SecretHash) -> Option<Arc<Session>> {
         read(&self.sessions).get(credential).cloned()

@@ -165,8 +165,14 @@ async fn an_account_may_do_what_it_may_do_over_https() {
         let protocol = entry(&version, "http://allmydata.org/tahoe/protocols/storage/v1").clone();
         entry(&protocol, "maximum-immutable-share-size").as_u64().expect("a number")
     };
+    assert!(space().await < 3000);
+    let more = AccountChange { quota_bytes: Some(Some(1 << 20)), ..AccountChange::default() };
+    server.change_account("alice", more).await;
+    assert!(space().await > 3000, "clients ask once for each connection, perhaps at once after a quota was raised");
     server.change_account("alice", state(AccountState::ReadOnly)).await;
-    server.eventually("nothing can be stored", async || space().await == 0).await;
+    assert_eq!(space().await, 0);
+    let refused = async || write(&writers[1].1, 0, b"x").await.is_err();
+    server.eventually("nothing can be stored", refused).await;
     assert_eq!(storage.allocate(&bucket, &[7], 1).await.expect("answered").0, [0], "leases are renewed");
     assert_eq!(class(write(&writers[1].1, 0, b"x").await), "builtins.RuntimeError");
     assert_eq!(class(storage.write_slot(&key(2), 1, 0, b"", b"x").await), "builtins.RuntimeError");

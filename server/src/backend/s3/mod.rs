@@ -54,7 +54,7 @@ const GATHERED_BYTES_MAX: u64 = 256 << 10;
 const LIST_MAX: usize = 1000;
 /// Answers that may be open for slow readers at once, for each request that may be under way. One holds up to 480 KiB
 /// (measured: the HTTP client's buffer grows with a fast store); further long ranges are read in parts.
-const OPEN_ANSWERS_PER_REQUEST: usize = 2;
+const OPEN_ANSWERS_PER_REQUEST: usize = 1;
 
 /// An S3 bucket that holds store objects.
 #[derive(Clone, Debug)]

@@ -24,7 +24,7 @@ use leasehold_core::accountant::{Accountant, Session};
 use leasehold_core::backend::Backend;
 use leasehold_core::clock::Entropy;
 use leasehold_core::id::ShareId;
-use leasehold_core::leasedb::LeaseDb;
+use leasehold_core::leasedb::{LeaseDb, LeaseDbError};
 use leasehold_core::secret::{SecretHash, Swissnum};
 use leasehold_core::share::ShareKind;
 use leasehold_core::store::{Space, Store, StoreError};
@@ -113,22 +113,18 @@ impl<L, B> Clone for Caller<L, B> {
 impl<L: LeaseDb, B: Backend> Caller<L, B> {
     /// The account as it is now: it may have changed since the object was given out.
     async fn session(&self) -> Result<Arc<Session>, Failure> {
-        let found = self.front.accountant.session(&self.credential).await;
-        let session = found.map_err(|_| failed("accounts cannot be looked up now; try again later"))?;
-        let open = session.filter(|session| session.account.state.may_read());
-        open.ok_or_else(|| failed("this address opens no account any more; ask for the present one"))
+        opened(self.front.accountant.session(&self.credential).await)
     }
 
-    /// What may be stored. Who is connected stays so, and learns that nothing can be stored while the lease database is
-    /// away (`api.md` 10.8).
+    /// What may be stored, as it is now: clients ask once for each connection. Who is connected stays so, and learns that
+    /// nothing can be stored while the lease database is away (`api.md` 10.8).
     async fn space(&self) -> Result<Space, Failure> {
         let accountant = &self.front.accountant;
-        let session = match self.session().await {
-            Ok(session) => session,
-            Err(failure) if accountant.has_contact() => return Err(failure),
-            Err(failure) => accountant.remembered(&self.credential).ok_or(failure)?,
+        let session = match accountant.session_of_now(&self.credential).await {
+            Err(error) => accountant.remembered(&self.credential).map_or_else(|| opened(Err(error)), Ok),
+            found => opened(found),
         };
-        Ok(self.front.store.space(&session, accountant))
+        Ok(self.front.store.space(&*session?, accountant))
     }
 
     /// Keeps a report; one of a share that is not there is ignored.
@@ -174,6 +170,13 @@ impl<L: LeaseDb, B: Backend> Names for Entrance<L, B> {
         let entrance = Self { front: self.front.clone(), connection: self.connection.clone() };
         entrance.open(name, connection.clone()).boxed()
     }
+}
+
+/// The session, if an account was found that may be read.
+fn opened(found: Result<Option<Arc<Session>>, LeaseDbError>) -> Result<Arc<Session>, Failure> {
+    let session = found.map_err(|_| failed("accounts cannot be looked up now; try again later"))?;
+    let open = session.filter(|session| session.account.state.may_read());
+    open.ok_or_else(|| failed("this address opens no account any more; ask for the present one"))
 }
 
 /// A range to read: of any length, since it is cut at the share's end.
