@@ -8,5 +8,4 @@ CREATE TABLE damaged_objects (
   seen_at INTEGER NOT NULL, -- last
   PRIMARY KEY (si, object)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX shares_lost ON shares (si, shnum) WHERE state = 3;                                  -- lists of lost shares
-CREATE INDEX corruption_advisories_open ON corruption_advisories (received_at) WHERE verdict = 0;  -- the newest ones
+CREATE INDEX shares_lost ON shares (si, shnum) WHERE state = 3;  -- lists of lost shares

@@ -38,7 +38,7 @@ sql!(
     SELECT si, shnum, received_at, reason
     FROM corruption_advisories
     WHERE verdict = 0
-    ORDER BY received_at DESC
+    ORDER BY advisory_id DESC
     LIMIT $1"
 );
 // A dry run notes nothing, and so forgets nothing.

@@ -33,7 +33,7 @@ impl Tx<'_> {
             SELECT si, shnum, reason, received_at
             FROM corruption_advisories
             WHERE verdict = 0
-            ORDER BY received_at DESC
+            ORDER BY advisory_id DESC
             LIMIT ?1";
         let reported = self.query(reported, [max], |row| Ok((share(row)?, row.get(2)?, time(row, 3)?)))?;
         Ok(Troubles { lost, damaged: objects.into_iter().map(object).collect::<Result<_>>()?, reported })
