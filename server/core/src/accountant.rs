@@ -8,6 +8,7 @@
 //! that they do not exist (`api.md` 10.2, 10.8).
 
 use std::collections::{HashMap, HashSet};
+use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub const REFRESH_SECONDS: u64 = 2;
 pub const STALE: Duration = Duration::from_secs(600);
 /// How often the use of a credential is written down, in seconds.
 const NOTE_USE_SECONDS: i64 = 600;
+/// How many sessions are reloaded by one statement.
+const RELOADED_AT_ONCE: usize = 500;
 /// How many credentials, and how many unknown hashes, are remembered.
 const CACHE_MAX: usize = 100_000;
 
@@ -41,6 +44,18 @@ pub struct Session {
 }
 
 impl Session {
+    fn new(credential: Credential, usage: Usage, used_at: i64) -> Self {
+        let Credential { account, hash, not_after, .. } = credential;
+        Self {
+            account,
+            usage,
+            credential: hash,
+            not_after,
+            used_at: AtomicI64::new(used_at),
+            noted_at: AtomicI64::new(0),
+        }
+    }
+
     /// A session without a credential, for what an operator does on behalf of an account.
     pub fn on_behalf_of(account: Account, usage: Usage) -> Self {
         let credential = SecretHash::new([0; 32]);
@@ -127,8 +142,7 @@ impl<L: LeaseDb> Accountant<L> {
             return Ok(None);
         }
         let version = self.version.load(Ordering::Acquire);
-        let found = self.db.find_credential(*credential).await?.filter(|found| found.is_valid(now));
-        let Some(found) = found else {
+        let Some(session) = self.look_up(credential, now).await? else {
             let mut unknown = write(&self.unknown);
             // A refresh may have seen a newer version meanwhile: what it cleared must stay cleared.
             if unknown.len() < CACHE_MAX && version == self.version.load(Ordering::Acquire) {
@@ -136,8 +150,7 @@ impl<L: LeaseDb> Accountant<L> {
             }
             return Ok(None);
         };
-        let session = Arc::new(self.load(found, now, 0).await?);
-        session.used_at.store(now.seconds(), Ordering::Relaxed);
+        let session = Arc::new(session);
         let mut sessions = write(&self.sessions);
         if sessions.len() < CACHE_MAX && version == self.version.load(Ordering::Acquire) {
             sessions.insert(*credential, session.clone());
@@ -154,10 +167,7 @@ impl<L: LeaseDb> Accountant<L> {
         if !self.contact.is_kept(elapsed) {
             return Err(LeaseDbError::Unavailable(Box::new(NoContact)));
         }
-        let now = self.now(elapsed);
-        let found = self.db.find_credential(*credential).await?.filter(|found| found.is_valid(now));
-        let Some(found) = found else { return Ok(None) };
-        Ok(Some(Arc::new(self.load(found, now, 0).await?)))
+        Ok(self.look_up(credential, self.now(elapsed)).await?.map(Arc::new))
     }
 
     /// The session of a credential that is in memory, however old: fit to tell its owner that nothing can be stored now.
@@ -230,7 +240,7 @@ impl<L: LeaseDb> Accountant<L> {
         changed: bool,
     ) -> Result<Vec<(SecretHash, Timestamp)>, LeaseDbError> {
         let sessions: Vec<Arc<Session>> = read(&self.sessions).values().cloned().collect();
-        let (mut uses, mut damaged) = (Vec::new(), Ok(()));
+        let (mut uses, mut due) = (Vec::new(), Vec::new());
         for session in sessions {
             let used_at = session.used_at.load(Ordering::Relaxed);
             if used_at - session.noted_at.load(Ordering::Relaxed) >= NOTE_USE_SECONDS {
@@ -242,42 +252,62 @@ impl<L: LeaseDb> Accountant<L> {
             if resting > 86_400 {
                 write(&self.sessions).remove(&session.credential);
             } else if changed || resting < 10 {
-                match self.reload(&session, now).await {
-                    Ok(()) => self.contact.made(self.clock.elapsed()),
-                    Err(error @ LeaseDbError::Invalid(_)) => {
-                        // One damaged account must not keep the others old.
-                        write(&self.sessions).remove(&session.credential);
-                        damaged = Err(error);
-                    }
-                    Err(error) => return Err(error),
-                }
+                due.push(session);
             }
+        }
+        let mut damaged = Ok(());
+        for sessions in due.chunks(RELOADED_AT_ONCE) {
+            match self.reload(sessions, now).await {
+                // One damaged account must not keep the others old.
+                Err(LeaseDbError::Invalid(_)) => damaged = self.reload_each(sessions, now).await?.and(damaged),
+                outcome => outcome?,
+            }
+            self.contact.made(self.clock.elapsed());
         }
         damaged.map(|()| uses)
     }
 
-    async fn reload(&self, old: &Session, now: Timestamp) -> Result<(), LeaseDbError> {
-        let found = self.db.find_credential(old.credential).await?.filter(|found| found.is_valid(now));
-        let Some(found) = found else {
-            write(&self.sessions).remove(&old.credential);
-            return Ok(());
-        };
-        let session = self.load(found, now, old.noted_at.load(Ordering::Relaxed)).await?;
-        session.used_at.store(old.used_at.load(Ordering::Relaxed), Ordering::Relaxed);
-        write(&self.sessions).insert(old.credential, Arc::new(session));
+    /// Reloads sessions one by one, and forgets those that cannot be read; the inner error is of the last of these.
+    async fn reload_each(
+        &self,
+        sessions: &[Arc<Session>],
+        now: Timestamp,
+    ) -> Result<Result<(), LeaseDbError>, LeaseDbError> {
+        let mut damaged = Ok(());
+        for session in sessions {
+            match self.reload(slice::from_ref(session), now).await {
+                Err(error @ LeaseDbError::Invalid(_)) => {
+                    write(&self.sessions).remove(&session.credential);
+                    damaged = Err(error);
+                }
+                outcome => outcome?,
+            }
+        }
+        Ok(damaged)
+    }
+
+    async fn reload(&self, sessions: &[Arc<Session>], now: Timestamp) -> Result<(), LeaseDbError> {
+        let found = self.db.find_credentials(sessions.iter().map(|session| session.credential).collect()).await?;
+        let valid = found.into_iter().filter(|(credential, _)| credential.is_valid(now));
+        let mut valid: HashMap<SecretHash, _> = valid.map(|found| (found.0.hash, found)).collect();
+        let mut remembered = write(&self.sessions);
+        for old in sessions {
+            if let Some((credential, usage)) = valid.remove(&old.credential) {
+                let session = Session::new(credential, usage, old.used_at.load(Ordering::Relaxed));
+                session.noted_at.store(old.noted_at.load(Ordering::Relaxed), Ordering::Relaxed);
+                remembered.insert(old.credential, Arc::new(session));
+            } else {
+                remembered.remove(&old.credential);
+            }
+        }
         Ok(())
     }
 
-    async fn load(&self, found: Credential, now: Timestamp, noted_at: i64) -> Result<Session, LeaseDbError> {
-        let usage = self.db.usage(found.account.id).await?;
-        Ok(Session {
-            usage,
-            credential: found.hash,
-            not_after: found.not_after,
-            used_at: AtomicI64::new(now.seconds()),
-            noted_at: AtomicI64::new(noted_at),
-            account: found.account,
-        })
+    /// The session of a credential as the lease database has it, used now; `None` if there is none that is valid.
+    async fn look_up(&self, credential: &SecretHash, now: Timestamp) -> Result<Option<Session>, LeaseDbError> {
+        let found = self.db.find_credentials(vec![*credential]).await?.pop();
+        let found = found.filter(|(credential, _)| credential.is_valid(now));
+        Ok(found.map(|(credential, usage)| Session::new(credential, usage, now.seconds())))
     }
 }
 

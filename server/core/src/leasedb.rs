@@ -641,8 +641,16 @@ pub trait LeaseDb: Send + Sync + 'static {
     /// Keeps a corruption report, unless the share has enough open ones.
     fn advise(&self, advisory: Advisory) -> impl Future<Output = Result<()>> + Send;
 
+    /// Those credentials with these hashes that there are, valid or not, and what their accounts use; in no order.
+    fn find_credentials(
+        &self,
+        hashes: Vec<SecretHash>,
+    ) -> impl Future<Output = Result<Vec<(Credential, Usage)>>> + Send;
+
     /// The credential with this hash and its account, valid or not.
-    fn find_credential(&self, hash: SecretHash) -> impl Future<Output = Result<Option<Credential>>> + Send;
+    fn find_credential(&self, hash: SecretHash) -> impl Future<Output = Result<Option<Credential>>> + Send {
+        async move { Ok(self.find_credentials(vec![hash]).await?.pop().map(|(credential, _)| credential)) }
+    }
 
     /// Notes when credentials were last used.
     fn note_use(&self, uses: Vec<(SecretHash, Timestamp)>) -> impl Future<Output = Result<()>> + Send;

@@ -102,7 +102,7 @@ pass_on! {
     fn note_backup(epoch: Epoch, until: Timestamp) -> ();
     fn troubles(max: u32) -> Troubles;
     fn advise(advisory: Advisory) -> ();
-    fn find_credential(hash: SecretHash) -> Option<Credential>;
+    fn find_credentials(hashes: Vec<SecretHash>) -> Vec<(Credential, Usage)>;
     fn note_use(uses: Vec<(SecretHash, Timestamp)>) -> ();
     fn accounts_version() -> u64;
     fn create_account(name: String, change: AccountChange, credential: SecretHash) -> CreateOutcome;

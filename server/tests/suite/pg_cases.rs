@@ -475,7 +475,7 @@ pub fn singles() -> Vec<Single> {
         single!("note_backup", "deployment", true, |db| db.note_backup(FIRST_EPOCH, Timestamp::from_seconds(1))),
         single!("deployment", "deployment", true, |db| db.deployment()),
         single!("beat_at", "beats", true, |db| db.is_tick_due(10)),
-        single!("find_credential", "account_credentials", true, |db| db.find_credential(credential("alice"))),
+        single!("find_credentials", "account_credentials", true, |db| db.find_credential(credential("alice"))),
         single!("accounts_version", "deployment", true, |db| db.accounts_version()),
         single!("find_account", "accounts", true, |db| db.find_account("alice".to_owned())),
         single!("list_accounts", "accounts", true, |db| db.list_accounts(None, 10)),

@@ -1,5 +1,8 @@
 //! How many statements and round trips each operation costs, exactly: `design.md` 3.6 beside ours.
 
+use std::sync::Arc;
+
+use leasehold_core::accountant::Accountant;
 use leasehold_core::id::ShareId;
 use leasehold_core::leasedb::LeaseDb;
 use leasehold_core::share::ShareKind;
@@ -105,9 +108,22 @@ async fn reads_are_one_statement_in_one_round_trip() {
     meter.of("read_slot", db.read_slot(slot), ONE).await;
     meter.of("renew_leases, damped", db.renew_leases(slot, account), ONE).await;
     meter.of("renew_leases, nothing there", db.renew_leases(storage_index(99), account), ONE).await;
-    meter.of("find_credential", db.find_credential(credential("warm")), ONE).await;
+    meter.of("find_credentials", db.find_credential(credential("warm")), ONE).await;
     meter.of("accounts_version", db.accounts_version(), ONE).await;
     meter.of("usage", db.usage(account), ONE).await;
+}
+
+/// A pod asks as much for a thousand accounts as for one (in pages of 500): time, version, what they may and use.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_accounts_in_use_are_refreshed_by_one_statement() {
+    let (meter, _database) = meter().await;
+    let accountant = Accountant::open(Arc::new(meter.world.db.clone())).await.expect("opens");
+    for name in ["one", "two", "three"] {
+        meter.world.account(name, None).await;
+        assert!(accountant.session(&credential(name)).await.expect("an answer").is_some(), "{name}");
+    }
+    accountant.refresh().await.expect("notes their use and what has changed");
+    meter.of("refresh", accountant.refresh(), Cost { statements: 3, round_trips: 3, commits: 0 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,16 +22,22 @@ macro_rules! credential_columns {
 }
 
 sql!(
-    FIND_CREDENTIAL,
-    [BYTEA],
+    FIND_CREDENTIALS,
+    [BYTEA_ARRAY],
     concat!(
-        "-- find_credential
+        "-- find_credentials
     SELECT ",
         credential_columns!(),
-        "
+        ",
+      u.leased_bytes, u.leased_shares, u.reserved_bytes
     FROM account_credentials c
     JOIN accounts a USING (account_id)
-    WHERE c.secret_hash = $1"
+    CROSS JOIN LATERAL (
+      SELECT sum(leased_bytes)::bigint AS leased_bytes, sum(leased_shares)::bigint AS leased_shares,
+        sum(reserved_bytes)::bigint AS reserved_bytes
+      FROM account_usage
+      WHERE account_id = a.account_id) u
+    WHERE c.secret_hash = ANY($1)"
     )
 );
 sql!(
@@ -280,9 +286,10 @@ async fn close(tx: &mut Tx<'_>, (id, release_seconds): (AccountId, Option<i64>))
 }
 
 impl PgLeaseDb {
-    pub(super) async fn read_credential(&self, hash: SecretHash) -> Result<Option<Credential>> {
-        let rows = self.query("find_credential", call!(FIND_CREDENTIAL, hash.as_bytes().to_vec())).await?;
-        rows.first().map(credential).transpose()
+    pub(super) async fn find_all_credentials(&self, hashes: Vec<SecretHash>) -> Result<Vec<(Credential, Usage)>> {
+        let hashes: Vec<Vec<u8>> = hashes.iter().map(|hash| hash.as_bytes().to_vec()).collect();
+        let rows = self.query("find_credentials", call!(FIND_CREDENTIALS, hashes)).await?;
+        rows.iter().map(|row| Ok((credential(row)?, usage(row, 12)?))).collect()
     }
 
     pub(super) async fn read_credentials(&self, account: AccountId) -> Result<Vec<Credential>> {

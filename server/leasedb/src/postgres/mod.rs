@@ -364,8 +364,8 @@ impl LeaseDb for PgLeaseDb {
         self.change_advise(advisory).await
     }
 
-    async fn find_credential(&self, hash: SecretHash) -> Result<Option<Credential>> {
-        self.read_credential(hash).await
+    async fn find_credentials(&self, hashes: Vec<SecretHash>) -> Result<Vec<(Credential, Usage)>> {
+        self.find_all_credentials(hashes).await
     }
 
     async fn note_use(&self, uses: Vec<(SecretHash, Timestamp)>) -> Result<()> {

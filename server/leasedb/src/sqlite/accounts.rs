@@ -26,15 +26,20 @@ fn credential_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Credential> {
 }
 
 impl Tx<'_> {
-    pub(super) fn find_credential(&self, hash: &SecretHash) -> Result<Option<Credential>> {
+    pub(super) fn find_credentials(&self, hashes: &[SecretHash]) -> Result<Vec<(Credential, Usage)>> {
         let sql = format!(
-            "-- find_credential
+            "-- find_credentials
             SELECT {CREDENTIAL_COLUMNS}
             FROM account_credentials c
             JOIN accounts a USING (account_id)
             WHERE c.secret_hash = ?1"
         );
-        Ok(self.query(&sql, [hash.as_bytes()], credential_of)?.pop())
+        let mut found = Vec::with_capacity(hashes.len());
+        for hash in hashes {
+            let entry = |row: &rusqlite::Row<'_>| Ok((credential_of(row)?, account_of(row, 4)?.1));
+            found.extend(self.query(&sql, [hash.as_bytes()], entry)?);
+        }
+        Ok(found)
     }
 
     pub(super) fn list_credentials(&self, account: AccountId) -> Result<Vec<Credential>> {

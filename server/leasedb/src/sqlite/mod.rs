@@ -494,8 +494,8 @@ impl LeaseDb for SqliteLeaseDb {
         self.write(move |tx| tx.advise(&advisory)).await
     }
 
-    async fn find_credential(&self, hash: SecretHash) -> Result<Option<Credential>> {
-        self.read(move |tx| tx.find_credential(&hash)).await
+    async fn find_credentials(&self, hashes: Vec<SecretHash>) -> Result<Vec<(Credential, Usage)>> {
+        self.read(move |tx| tx.find_credentials(&hashes)).await
     }
 
     async fn note_use(&self, uses: Vec<(SecretHash, Timestamp)>) -> Result<()> {
