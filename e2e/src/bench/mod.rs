@@ -52,6 +52,9 @@ struct Arguments {
     /// Shares of the larger store that the crawler is measured on; there is one of a tenth as well.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
     shares: u64,
+    /// With --crawl: keep what is made in this folder, and use what is there, so that parts can be measured one by one.
+    #[arg(long, value_name = "DIR", requires = "crawl")]
+    keep: Option<PathBuf>,
     /// Speak Foolscap with both servers, as old clients do.
     #[arg(long, conflicts_with = "pods")]
     foolscap: bool,
@@ -61,7 +64,8 @@ struct Arguments {
     /// Rounds of each row on each server.
     #[arg(long, default_value_t = 2)]
     rounds: usize,
-    /// Only the rows (and `disk`, `memory`) whose name contains one of these.
+    /// Only the rows (and `disk`, `memory`) whose name contains one of these. With --crawl: `tenth/` or `whole/` with
+    /// `making`, `python`, `python-with-pauses`, `sqlite` or `postgresql`; and `clients`.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Workers of the rows that do not name a number.
@@ -82,6 +86,12 @@ struct Arguments {
     /// Also write all figures to this file.
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()))
+    }
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -154,8 +164,7 @@ pub fn main(arguments: &[String]) -> Result<()> {
         return Ok(());
     }
     if arguments.crawl {
-        print!("{}", crawl::run(&arguments, directory.path())?);
-        return Ok(());
+        return crawl::run(&arguments, directory.path());
     }
     let report = if arguments.foolscap {
         foolscap::run(&arguments, directory.path())?
@@ -285,7 +294,7 @@ impl<'a> Bench<'a> {
     }
 
     fn wants(&self, name: &str) -> bool {
-        self.arguments.only.is_empty() || self.arguments.only.iter().any(|part| name.contains(part.as_str()))
+        self.arguments.wants(name)
     }
 
     fn measures(&self, which: Which) -> bool {

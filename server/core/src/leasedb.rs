@@ -24,6 +24,7 @@ use crate::locator::Locator;
 use crate::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use crate::secret::SecretHash;
 use crate::share::{ShareKind, ShareState};
+use crate::trouble::Troubles;
 use crate::tub::TubConnection;
 
 /// The boxed cause of a database error.
@@ -525,6 +526,9 @@ pub trait LeaseDb: Send + Sync + 'static {
         max: u32,
     ) -> impl Future<Output = Result<Vec<ShareId>>> + Send;
 
+    /// Queues shares that nobody seems to lease; whether that is so is looked at when their turn comes.
+    fn queue_unleased(&self, shares: Vec<ShareId>) -> impl Future<Output = Result<()>> + Send;
+
     /// What is queued, and what to compare it with.
     fn unleased_totals(&self) -> impl Future<Output = Result<UnleasedTotals>> + Send;
 
@@ -630,6 +634,9 @@ pub trait LeaseDb: Send + Sync + 'static {
 
     /// Notes that all that was committed before this moment, in this epoch, is in a complete backup (`review.md` C2).
     fn note_backup(&self, epoch: Epoch, until: Timestamp) -> impl Future<Output = Result<()>> + Send;
+
+    /// Lost and damaged shares, at most `max` of each kind.
+    fn troubles(&self, max: u32) -> impl Future<Output = Result<Troubles>> + Send;
 
     /// Keeps a corruption report, unless the share has enough open ones.
     fn advise(&self, advisory: Advisory) -> impl Future<Output = Result<()>> + Send;

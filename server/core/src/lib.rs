@@ -33,4 +33,5 @@ pub mod slot;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod trouble;
 pub mod tub;

@@ -19,6 +19,7 @@ use leasehold_core::leasedb::{
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
+use leasehold_core::trouble::Troubles;
 use leasehold_core::tub::TubConnection;
 
 use crate::postgres::PgLeaseDb;
@@ -71,6 +72,7 @@ pass_on! {
     fn expire_leases(request: ExpireLeases) -> ExpireOutcome;
     fn purge_expired(max: u32) -> u64;
     fn list_unleased(after: Option<ShareId>, until: Timestamp, max: u32) -> Vec<ShareId>;
+    fn queue_unleased(shares: Vec<ShareId>) -> ();
     fn unleased_totals() -> UnleasedTotals;
     fn retire_shares(request: RetireShares) -> RetireOutcome;
     fn undo(request: Undo) -> Undone;
@@ -98,6 +100,7 @@ pass_on! {
     fn import(import: Import, pages: Pages) -> ImportOutcome;
     fn is_empty() -> bool;
     fn note_backup(epoch: Epoch, until: Timestamp) -> ();
+    fn troubles(max: u32) -> Troubles;
     fn advise(advisory: Advisory) -> ();
     fn find_credentials(hashes: Vec<SecretHash>) -> Vec<(Credential, Usage)>;
     fn note_use(uses: Vec<(SecretHash, Timestamp)>) -> ();

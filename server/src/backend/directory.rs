@@ -7,6 +7,7 @@
 mod aligned;
 mod cached;
 mod publish;
+mod walk;
 
 use std::fs::{self, File};
 use std::io;
@@ -20,11 +21,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt};
-use leasehold_core::backend::{Backend, BackendError, ByteStream, ListPage, ListedObject};
+use leasehold_core::backend::{Backend, BackendError, ByteStream, ListPage};
 use leasehold_core::chunk::ObjectKey;
 
 use aligned::AlignedBlock;
 use publish::{Content, Publisher, Temporaries, Temporary};
+use walk::Walk;
 
 /// The folders with store objects, in order of their names; what else is in the directory is not the backend's.
 const OBJECT_FOLDERS: [&str; 2] = ["meta", "shares"];
@@ -127,25 +129,19 @@ impl Inner {
     }
 
     fn list(&self, prefix: &str, after: Option<&str>, max: usize) -> io::Result<ListPage> {
-        let mut page = ListPage::default();
-        let mut walk = Walk { prefix, after, max, page: &mut page };
+        let mut walk = Walk::new(prefix, after, max);
         // Where the prefix names folders, the others beside them are not even looked at.
-        if let Some((folder, _)) = prefix.rsplit_once('/')
-            && is_plain(folder)
-        {
-            let name = format!("{folder}/");
-            if walk.wants_folder(&name) {
-                walk.folder(&self.root.join(folder), &name)?;
-            }
-            return Ok(page);
-        }
-        for folder in OBJECT_FOLDERS {
-            let name = format!("{folder}/");
-            if walk.wants_folder(&name) && !walk.folder(&self.root.join(folder), &name)? {
-                break;
+        match prefix.rsplit_once('/') {
+            Some((folder, _)) if is_plain(folder) => drop(walk.below(&self.root, folder)?),
+            _ => {
+                for folder in OBJECT_FOLDERS {
+                    if !walk.below(&self.root, folder)? {
+                        break;
+                    }
+                }
             }
         }
-        Ok(page)
+        Ok(walk.into_page())
     }
 }
 
@@ -154,67 +150,6 @@ fn is_plain(path: &str) -> bool {
     let mut parts = path.split('/');
     let first = parts.next().unwrap_or_default();
     OBJECT_FOLDERS.contains(&first) && parts.all(|part| !part.is_empty() && part != "." && part != "..")
-}
-
-struct Walk<'a> {
-    prefix: &'a str,
-    after: Option<&'a str>,
-    max: usize,
-    page: &'a mut ListPage,
-}
-
-impl Walk<'_> {
-    /// Whether a folder of this name can hold something that is asked for.
-    fn wants_folder(&self, name: &str) -> bool {
-        let on_path = name.starts_with(self.prefix) || self.prefix.starts_with(name);
-        on_path && self.after.is_none_or(|after| after.starts_with(name) || name > after)
-    }
-
-    /// Walks a folder in order of names; false when the page is full.
-    fn folder(&mut self, path: &Path, name: &str) -> io::Result<bool> {
-        let entries = match fs::read_dir(path) {
-            // A folder emptied by a delete meanwhile, or no folder at all.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(true);
-            }
-            entries => entries?,
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            let Ok(mut text) = entry.file_name().into_string() else { continue };
-            let is_folder = entry.file_type()?.is_dir();
-            if is_folder {
-                text.push('/');
-            }
-            names.push((format!("{name}{text}"), is_folder));
-        }
-        names.sort();
-        for (name, is_folder) in names {
-            if is_folder {
-                if self.wants_folder(&name) && !self.folder(&path.join(last_part(&name)), &name)? {
-                    return Ok(false);
-                }
-                continue;
-            }
-            if !name.starts_with(self.prefix) || self.after.is_some_and(|after| name.as_str() <= after) {
-                continue;
-            }
-            if self.page.objects.len() == self.max {
-                self.page.next = self.page.objects.last().map(|object| object.name.clone());
-                return Ok(false);
-            }
-            match fs::metadata(path.join(last_part(&name))) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                metadata => self.page.objects.push(ListedObject { length_bytes: metadata?.len(), name }),
-            }
-        }
-        Ok(true)
-    }
-}
-
-fn last_part(name: &str) -> &str {
-    name.trim_end_matches('/').rsplit('/').next().unwrap_or(name)
 }
 
 fn backend_error(error: io::Error) -> BackendError {

@@ -24,11 +24,15 @@ pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
 fn text(run: &Run) -> String {
     let of = |name| run.totals.of(name);
     let held = format!("{} accounts hold {} leases on {}", of("accounts"), of("leases"), Size(of("leased_bytes")));
-    match of("accounts_corrected") {
-        0 => format!("{held}; all counters say so"),
-        wrong => format!(
-            "{held}; the counters of {wrong} were wrong by {} in all, and are corrected",
-            Size(of("drift_bytes"))
-        ),
-    }
+    let counters = match of("accounts_corrected") {
+        0 => "all counters say so".to_owned(),
+        wrong => {
+            format!("the counters of {wrong} were wrong by {} in all, and are corrected", Size(of("drift_bytes")))
+        }
+    };
+    let unleased = match of("shares_unleased") {
+        0 => String::new(),
+        shares => format!("\n{shares} shares are leased by nobody; `leasehold collect` retires them"),
+    };
+    format!("{held}; {counters}{unleased}")
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use leasehold_config::{Config, Size};
+use leasehold_config::Size;
 use leasehold_core::backup::BackupName;
 use leasehold_core::backup::backups::{BackupProgress, Backups, Verified};
 use leasehold_core::backup::manifest::Manifest;
@@ -16,13 +16,14 @@ use leasehold_core::id::AccountId;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
-use super::{Common, open};
+use super::Common;
+use super::opened::{Opened, lock};
 use crate::backend::any::AnyBackend;
-use crate::datadir::{DataDir, ServeLock};
+use crate::datadir::DataDir;
 use crate::jobs::backup::{self, BackupOutcome};
 use crate::jobs::progress::Progress;
 use crate::output::{table, time_text};
-use crate::places::{open_backend, open_lease_db, open_store, unclaimed_store};
+use crate::places::{open_backend, open_lease_db, unclaimed_store};
 use crate::telemetry;
 
 #[derive(Debug, Args)]
@@ -67,25 +68,15 @@ impl FromStr for From {
     }
 }
 
-/// A directory belongs to one process: that of its server, which takes backups by itself.
-fn lock(config: &Config, data: &DataDir) -> anyhow::Result<Option<ServeLock>> {
-    if config.storage.s3.is_some() { Ok(None) } else { data.lock().map(Some) }
-}
-
 pub(super) async fn run_backup(args: BackupArgs) -> anyhow::Result<ExitCode> {
     if let Some(BackupCommand::List(common)) = args.command {
         return list(&common).await;
     }
     let common = args.common;
-    let (config, data, db) = open(&common).await?;
-    telemetry::init(&config.log).map_err(anyhow::Error::msg)?;
-    let lock = lock(&config, &data)?;
-    let backend = open_backend(&config, &data, &mut Registry::default())?;
-    let store = open_store(&config, db, backend).await?;
+    let opened = Opened::alone(&common).await?;
     let progress = Progress::begin(common.output, "backing up");
-    let outcome = backup::run(&store, backup::keep(&config), &progress).await;
+    let outcome = backup::run(&opened.store, backup::keep(&opened.config), &progress).await;
     progress.end();
-    drop(lock);
     match outcome.context("no backup was taken")? {
         BackupOutcome::Taken(manifest, removed) => {
             let mut json = manifest_json(&manifest);

@@ -10,16 +10,14 @@ use leasehold_core::account::Account;
 use leasehold_core::accountant::Session;
 use leasehold_core::leasedb::LeaseDb;
 use leasehold_leasedb::AnyLeaseDb;
-use prometheus_client::registry::Registry;
 use serde_json::json;
 
-use super::{Common, open};
+use super::Common;
+use super::opened::Opened;
 use crate::jobs::export::{self, ExportTotals};
 use crate::jobs::import::{self, ImportTotals, Owners};
 use crate::jobs::progress::Progress;
 use crate::jobs::tree::Tree;
-use crate::places::{open_backend, open_store};
-use crate::telemetry;
 
 #[derive(Debug, Args)]
 pub(super) struct ImportArgs {
@@ -49,25 +47,19 @@ pub(super) async fn run_import(args: ImportArgs) -> anyhow::Result<ExitCode> {
     if !tree.has_shares() {
         bail!("{} has no folder `shares`; name the storage folder of a Tahoe-LAFS node", dir.display());
     }
-    let (config, data, db) = open(&common).await?;
-    telemetry::init(&config.log).map_err(anyhow::Error::msg)?;
-    let is_directory = config.storage.s3.is_none();
-    if is_directory && dir.canonicalize()? == data.path().canonicalize()? {
+    let opened = Opened::alone(&common).await?;
+    if opened.config.storage.s3.is_none() && dir.canonicalize()? == opened.data.path().canonicalize()? {
         bail!("{} is the data directory itself: its shares are taken over where they are by serving it", dir.display());
     }
+    let db = opened.store.db();
     let owners = Owners {
-        leased: session(&db, account.as_deref().unwrap_or(STARTER)).await?,
-        unleased: session(&db, STARTER).await?,
+        leased: session(db, account.as_deref().unwrap_or(STARTER)).await?,
+        unleased: session(db, STARTER).await?,
     };
-    // A directory belongs to one process, which must not be a server now.
-    let lock = if is_directory { Some(data.lock()?) } else { None };
-    let backend = open_backend(&config, &data, &mut Registry::default())?;
-    let store = open_store(&config, db, backend).await?;
     let progress = Progress::begin(common.output, "importing");
-    let totals = import::run(&store, &tree, &owners, dry_run, &progress).await?;
+    let totals = import::run(&opened.store, &tree, &owners, dry_run, &progress).await?;
     progress.end();
     common.output.print(&serde_json::to_value(&totals)?, || import_text(&totals, dry_run));
-    drop(lock);
     if totals.not_copied > 0 {
         bail!("{} files were not copied", totals.not_copied);
     }
@@ -101,12 +93,9 @@ pub(super) async fn run_export(args: ExportArgs) -> anyhow::Result<ExitCode> {
     if dir.join("identity").is_dir() || dir.join("leases.sqlite").exists() {
         bail!("{} is the data directory of a server; name another folder", dir.display());
     }
-    let (config, data, db) = open(&common).await?;
-    telemetry::init(&config.log).map_err(anyhow::Error::msg)?;
-    let backend = open_backend(&config, &data, &mut Registry::default())?;
-    let store = Arc::new(open_store(&config, db, backend).await?);
+    let opened = Opened::alone(&common).await?;
     let progress = Arc::new(Progress::begin(common.output, "exporting"));
-    let exported = export::run(&store, &dir, &progress).await;
+    let exported = export::run(&opened.store, &dir, &progress).await;
     if let Some(progress) = Arc::into_inner(progress) {
         progress.end();
     }

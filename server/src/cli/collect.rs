@@ -7,22 +7,16 @@ use leasehold_core::expiry::brake_on_clocks;
 use leasehold_core::leasedb::LeaseDb;
 use leasehold_core::run::{RunKind, RunState};
 use leasehold_core::store::Collected;
-use prometheus_client::registry::Registry;
 use serde_json::json;
 
+use super::Common;
 use super::expire::ending_text;
-use super::{Common, open};
+use super::opened::Opened;
 use crate::jobs::progress::Progress;
-use crate::places::{open_backend, open_store};
-use crate::telemetry;
 
 pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
-    let (config, data, db) = open(common).await?;
-    telemetry::init(&config.log).map_err(anyhow::Error::msg)?;
-    // A directory belongs to one process: that of its server, which collects by itself.
-    let lock = if config.storage.s3.is_some() { None } else { Some(data.lock()?) };
-    let backend = open_backend(&config, &data, &mut Registry::default())?;
-    let store = open_store(&config, db, backend).await?;
+    let opened = Opened::alone(common).await?;
+    let store = &opened.store;
     let progress = Progress::begin(common.output, "collecting");
     let collected = store.collect(|so_far| progress.show(|| collected_text(so_far))).await?;
     progress.end();
@@ -36,7 +30,6 @@ pub(super) async fn run(common: &Common) -> anyhow::Result<ExitCode> {
         "braked_run": collected.braked.map(|run| run.0),
     });
     common.output.print(&json, || collected_text(&collected));
-    drop(lock);
     if let Some(sentence) = brake_on_clocks(collected.skew_seconds) {
         bail!(sentence);
     }

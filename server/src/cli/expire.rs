@@ -6,19 +6,18 @@ use anyhow::{Context, bail};
 use clap::Args;
 use leasehold_config::Size;
 use leasehold_core::expiry::Lapse;
-use leasehold_core::id::{ShareNumber, StorageIndex};
+use leasehold_core::id::ShareId;
 use leasehold_core::leasedb::LeaseDb;
 use leasehold_core::run::{PermitOutcome, Run, RunId, RunKind, RunState};
 use leasehold_core::store::{ExpireReport, ExpireRequest, Expired, UndoneRun};
-use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 
-use super::{Common, open};
+use super::Common;
+use super::opened::{Opened, Shares, open};
 use crate::jobs::expire::{expire, policy};
 use crate::jobs::progress::Progress;
 use crate::output::{table, time_text};
-use crate::places::{AnyStore, open_backend, open_store};
-use crate::telemetry;
+use crate::status::run_json;
 
 /// How many runs are shown.
 const RUNS_SHOWN: u32 = 20;
@@ -36,7 +35,7 @@ pub(super) struct ExpireArgs {
 pub(super) struct UndoArgs {
     /// A storage index, or one of its shares as INDEX/NUMBER
     #[arg(value_name = "INDEX[/NUMBER]", required_unless_present = "run", conflicts_with = "run")]
-    what: Option<What>,
+    what: Option<Shares>,
     /// A run of `leasehold expire`: the leases that it removed, and shares that went for want of them
     #[arg(long, value_name = "RUN")]
     run: Option<RunId>,
@@ -44,35 +43,14 @@ pub(super) struct UndoArgs {
     common: Common,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct What(StorageIndex, Option<ShareNumber>);
-
-impl std::str::FromStr for What {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (index, number) = text.split_once('/').map_or((text, None), |(index, number)| (index, Some(number)));
-        let number = number.map(|number| number.parse::<u8>().map(ShareNumber::new)).transpose();
-        let number = number.map_err(|_| "a share has a number from 0 to 255".to_owned())?;
-        Ok(Self(index.parse().map_err(|error| format!("{error}"))?, number))
-    }
-}
-
-async fn store(common: &Common) -> anyhow::Result<AnyStore> {
-    let (config, data, db) = open(common).await?;
-    telemetry::init(&config.log).map_err(anyhow::Error::msg)?;
-    let backend = open_backend(&config, &data, &mut Registry::default())?;
-    open_store(&config, db, backend).await
-}
-
 pub(super) async fn run_expire(args: ExpireArgs) -> anyhow::Result<ExitCode> {
     let common = args.common;
     let Some(policy) = policy(&common.load_config()?) else {
         bail!("leases do not end here: expire.enabled is not set in the configuration");
     };
-    let store = store(&common).await?;
+    let opened = Opened::beside_servers(&common).await?;
     let request = ExpireRequest { policy, dry_run: args.dry_run };
-    match expire(&store, request, Progress::begin(common.output, "expiring")).await? {
+    match expire(&opened.store, request, Progress::begin(common.output, "expiring")).await? {
         Expired::Busy(run) => bail!("run {} of expire is under way since {}", run.id, time_text(run.started_at)),
         Expired::Ended(report) => {
             common.output.print(&report_json(&report), || report_text(&report));
@@ -155,12 +133,11 @@ pub(super) fn ending_text(run: RunId, state: RunState, reason: &str) -> String {
 
 pub(super) async fn run_undo(args: UndoArgs) -> anyhow::Result<ExitCode> {
     let common = args.common;
-    let store = store(&common).await?;
+    let opened = Opened::beside_servers(&common).await?;
     let undone = match (args.what, args.run) {
-        (Some(What(index, number)), _) => {
-            let undone = store.undo(index, number).await?;
-            let refusals =
-                undone.refused.iter().map(|(number, why)| (leasehold_core::id::ShareId::new(index, *number), *why));
+        (Some(Shares(index, number)), _) => {
+            let undone = opened.store.undo(index, number).await?;
+            let refusals = undone.refused.iter().map(|(number, why)| (ShareId::new(index, *number), *why));
             UndoneRun {
                 storage_indexes: 1,
                 shares: undone.shares.len() as u64,
@@ -171,7 +148,7 @@ pub(super) async fn run_undo(args: UndoArgs) -> anyhow::Result<ExitCode> {
         }
         (None, Some(run)) => {
             let progress = Progress::begin(common.output, "putting back");
-            let undone = store.undo_run(run, |so_far| progress.show(|| undone_text(so_far))).await;
+            let undone = opened.store.undo_run(run, |so_far| progress.show(|| undone_text(so_far))).await;
             progress.end();
             undone?
         }
@@ -229,24 +206,8 @@ pub(super) async fn run_runs(kind: Option<&str>, common: &Common) -> anyhow::Res
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_json(run: &Run) -> Value {
-    let totals: serde_json::Map<String, Value> =
-        run.totals.iter().map(|(name, count)| (name.to_owned(), count.into())).collect();
-    json!({
-        "run": run.id.0,
-        "kind": run.kind.as_str(),
-        "dry_run": run.dry_run,
-        "state": run.state.as_str(),
-        "policy": run.policy,
-        "started_at": time_text(run.started_at),
-        "finished_at": run.finished_at.map(time_text),
-        "totals": totals,
-        "reason": run.reason,
-    })
-}
-
 fn run_row(run: &Run) -> [String; 6] {
-    let counted = run.totals.iter().filter(|(_, count)| *count > 0);
+    let counted = run.totals.shown().filter(|(_, count)| *count > 0);
     let counted: Vec<String> = counted.map(|(name, count)| format!("{name} {count}")).collect();
     let kind = if run.dry_run { format!("{} (dry)", run.kind) } else { run.kind.to_string() };
     let state = run.state.to_string();

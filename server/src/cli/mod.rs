@@ -6,6 +6,7 @@ mod backup;
 mod classic;
 mod collect;
 mod expire;
+mod opened;
 mod reconcile;
 mod serve;
 mod share;
@@ -17,18 +18,15 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use leasehold_config::Config;
 use leasehold_core::run::{RunId, RunKind};
-use leasehold_leasedb::AnyLeaseDb;
-use prometheus_client::registry::Registry;
 
 use self::account::AccountCommand;
 use self::classic::{ExportArgs, ImportArgs};
 use self::expire::{ExpireArgs, UndoArgs};
+use self::opened::open;
 use self::reconcile::{ForgetArgs, ReconcileArgs};
 use self::serve::ServeArgs;
 use self::share::ShareCommand;
-use crate::datadir::DataDir;
 use crate::output::Output;
-use crate::places::open_lease_db;
 
 /// Threads for file work: enough to keep a disk busy, few enough that their memory stays small.
 const BLOCKING_THREADS_MAX: usize = 32;
@@ -190,15 +188,4 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Import(args) => classic::run_import(args).await,
         Command::Export(args) => classic::run_export(args).await,
     }
-}
-
-/// What commands work on, outside any server.
-async fn open(common: &Common) -> anyhow::Result<(Config, DataDir, AnyLeaseDb)> {
-    let config = common.load_config()?;
-    let data = match config.database {
-        None => DataDir::existing(&common.data_dir)?,
-        Some(_) => DataDir::create(&common.data_dir)?,
-    };
-    let db = open_lease_db(&config, &data, &mut Registry::default()).await?;
-    Ok((config, data, db))
 }

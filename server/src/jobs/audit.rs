@@ -2,11 +2,12 @@
 //!
 //! All rows are read once, at one instant, so that a difference is one and not a change under way. Counters that are wrong
 //! are then counted once more, each account by itself under its own lock, and corrected. There is never a difference unless
-//! a program was wrong or somebody has changed rows by hand: so each is told as an error.
+//! a program was wrong or somebody has changed rows by hand: so each is told as an error. What nobody leases is queued.
 
 use anyhow::bail;
 use futures_util::StreamExt;
 use leasehold_core::backup::recount::Recount;
+use leasehold_core::backup::table::LEASES;
 use leasehold_core::leasedb::LeaseDb;
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, Run, RunKind, RunState, Totals};
 
@@ -37,12 +38,28 @@ pub async fn run<L: LeaseDb>(db: &L, progress: &Progress) -> anyhow::Result<Run>
     Ok(Run { state, totals, reason, ..begun })
 }
 
+/// Shares that nobody leases are put into the queue of those to be retired, wherever they come from: without that they would
+/// stay for ever. Whether anybody leases them is looked at once more when their turn comes.
+async fn queue<L: LeaseDb>(db: &L, recount: &mut Recount, totals: &mut Totals) -> anyhow::Result<()> {
+    let unleased = recount.take_unleased();
+    totals.add("shares_unleased", unleased.len() as u64);
+    if !unleased.is_empty() {
+        db.queue_unleased(unleased).await?;
+    }
+    Ok(())
+}
+
 async fn audit<L: LeaseDb>(db: &L, run: &Run, totals: &mut Totals, progress: &Progress) -> anyhow::Result<()> {
     let mut recount = Recount::default();
     let mut pages = db.export().await?.pages;
     let mut read = 0u64;
     while let Some(page) = pages.next().await {
-        recount.page(&page?)?;
+        let page = page?;
+        if page.table != &LEASES {
+            // All leases on the shares before have passed.
+            queue(db, &mut recount, totals).await?;
+        }
+        recount.page(&page)?;
         read += 1;
         if read.is_multiple_of(PAGES_BETWEEN_NOTES) {
             totals.set("rows_examined", recount.rows().iter().sum());
@@ -52,7 +69,11 @@ async fn audit<L: LeaseDb>(db: &L, run: &Run, totals: &mut Totals, progress: &Pr
             }
         }
     }
+    queue(db, &mut recount, totals).await?;
     totals.set("rows_examined", recount.rows().iter().sum());
+    totals.set("storage_indexes", recount.storage_indexes());
+    totals.set("shares_leased", recount.leased().shares);
+    totals.set("bytes_leased", recount.leased().bytes);
     let held = recount.held();
     totals.set("accounts", held.len() as u64);
     totals.set("leased_bytes", held.values().map(|held| held.bytes).sum());

@@ -62,7 +62,8 @@ pub async fn run<L: LeaseDb, B: Backend>(
     progress: &Arc<Progress>,
 ) -> anyhow::Result<ExportTotals> {
     if store.db().deployment().await?.mode == Mode::Recovery {
-        let run = reconcile::run(store, ReconcileOptions { dry_run: false, workers: AT_ONCE }, progress).await?;
+        let run = reconcile::run(store, ReconcileOptions { dry_run: false, workers: AT_ONCE, slowly: false }, progress)
+            .await?;
         if run.state != RunState::Done {
             bail!("not all shares could be found: {}", run.reason);
         }

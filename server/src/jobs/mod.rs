@@ -5,6 +5,7 @@ pub mod backup;
 pub mod expire;
 pub mod export;
 pub mod import;
+pub mod pace;
 pub mod progress;
 pub mod reconcile;
 pub mod schedule;
@@ -23,8 +24,8 @@ use progress::Progress;
 use reconcile::ReconcileOptions;
 use schedule::Scheduled;
 
-/// Units that a serving process compares at once: few, since clients come first.
-const WORKERS: usize = 2;
+/// Units that a serving process compares at once: clients come first.
+const WORKERS: usize = 1;
 
 /// The jobs of a serving process, as it is configured.
 pub fn scheduled(config: &Config, store: &Arc<AnyStore>) -> Vec<Scheduled> {
@@ -55,7 +56,7 @@ async fn run_expire(store: Arc<AnyStore>, config: Config) -> anyhow::Result<()> 
 }
 
 async fn run_reconcile(store: Arc<AnyStore>) -> anyhow::Result<()> {
-    let options = ReconcileOptions { dry_run: false, workers: WORKERS };
+    let options = ReconcileOptions { dry_run: false, workers: WORKERS, slowly: true };
     let run = reconcile::run(&store, options, &Arc::new(Progress::in_log("comparing"))).await?;
     tell(RunKind::Reconcile, run.state, &run.reason);
     Ok(())

@@ -6,16 +6,19 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use leasehold_core::backend::Backend;
 use leasehold_core::clock::Entropy;
-use leasehold_core::crawl::unit::{ClaimUnitOutcome, FinishUnit, PROGRESS, Prefix, UNIT_CLAIM_SECONDS, UnitEnd};
+use leasehold_core::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix, UNIT_CLAIM_SECONDS, UnitEnd};
 use leasehold_core::id::ObjectId;
 use leasehold_core::leasedb::{LeaseDb, LeaseDbError, Mode};
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, Run, RunKind, RunState, Totals};
 use leasehold_core::store::{Store, UnitWork};
 
+use super::pace::slowly;
 use super::progress::Progress;
 
-/// How long a worker rests that finds nothing to do, or no lease database.
+/// How long a worker rests that finds no lease database, and at most where it finds nothing to do.
 const REST: Duration = Duration::from_secs(1);
+/// How long it rests at first where it finds nothing to do: others may be about to split what they have.
+const REST_FIRST: Duration = Duration::from_millis(50);
 /// How often in a row the lease database may fail before a worker gives up.
 const FAILURES_MAX: u32 = 30;
 /// The most runs that one may be looked for among.
@@ -28,6 +31,8 @@ pub struct ReconcileOptions {
     pub dry_run: bool,
     /// How many units to work on at once.
     pub workers: usize,
+    /// Whether clients come first. In recovery mode they wait for this work, and it is done as fast as may be.
+    pub slowly: bool,
 }
 
 /// Begins a run, or joins the one that is under way, and works on it until it ends.
@@ -48,9 +53,10 @@ pub async fn run<L: LeaseDb, B: Backend>(
             bail!("{kind}, number {}, is under way; wait until it has ended", run.id);
         }
     };
+    let slowly = options.slowly && store.db().deployment().await?.mode == Mode::Normal;
     let workers = (0..options.workers.max(1)).map(|_| {
         let (store, run, progress) = (store.clone(), run.clone(), progress.clone());
-        tokio::spawn(async move { Worker { store, run, progress }.work().await })
+        tokio::spawn(async move { Worker { store, run, progress, slowly }.work().await })
     });
     let workers: Vec<_> = workers.collect();
     let mut finished = None;
@@ -94,24 +100,26 @@ struct Worker<L, B> {
     store: Arc<Store<L, B>>,
     run: Run,
     progress: Arc<Progress>,
+    slowly: bool,
 }
 
 impl<L: LeaseDb, B: Backend> Worker<L, B> {
     /// Works on one unit after the other. `None` if the run ended before all were done.
     async fn work(&self) -> anyhow::Result<Option<(Totals, u64, String)>> {
         let worker = self.name().await?;
-        let mut failures = 0;
+        let (mut failures, mut rest) = (0, REST_FIRST);
         loop {
             let claimed = self.store.db().claim_unit(self.run.id, worker, UNIT_CLAIM_SECONDS).await;
             match claimed {
                 Ok(ClaimUnitOutcome::Claimed(unit, so_far)) => {
                     self.show(&so_far);
                     self.work_on(&unit, worker, &so_far).await;
-                    failures = 0;
+                    (failures, rest) = (0, REST_FIRST);
                 }
                 Ok(ClaimUnitOutcome::AllClaimed(so_far)) => {
                     self.show(&so_far);
-                    tokio::time::sleep(REST).await;
+                    tokio::time::sleep(rest).await;
+                    rest = (rest * 2).min(REST);
                 }
                 Ok(ClaimUnitOutcome::Finished(totals, failed, reason)) => return Ok(Some((totals, failed, reason))),
                 Ok(ClaimUnitOutcome::Ended) => return Ok(None),
@@ -133,7 +141,9 @@ impl<L: LeaseDb, B: Backend> Worker<L, B> {
     /// Works on a unit. Whatever goes wrong with it, others go on; one whose end is not noted returns by itself.
     async fn work_on(&self, unit: &Prefix, worker: ObjectId, so_far: &Totals) {
         let work = UnitWork { run: &self.run, unit, worker, so_far };
-        let end = match self.store.reconcile_unit(&work).await {
+        let compared = self.store.reconcile_unit(&work);
+        let compared = if self.slowly { slowly(compared).await } else { compared.await };
+        let end = match compared {
             Ok(Some(end)) => end,
             Ok(None) => return,
             Err(error) => UnitEnd::Failed(format!("{:#}", anyhow::Error::new(error))),
@@ -148,8 +158,8 @@ impl<L: LeaseDb, B: Backend> Worker<L, B> {
     }
 
     fn show(&self, totals: &Totals) {
-        self.progress.show_part(totals.of(PROGRESS), Prefix::default().billionths(), || {
-            format!("{} shares, {} objects", totals.of("shares"), totals.of("objects"))
-        });
+        let (done, whole) = totals.part().unwrap_or((0, Prefix::default().billionths()));
+        self.progress
+            .show_part(done, whole, || format!("{} shares, {} objects", totals.of("shares"), totals.of("objects")));
     }
 }

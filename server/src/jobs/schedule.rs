@@ -1,9 +1,11 @@
 //! When jobs run inside a serving process. Any number of processes may keep the same schedule: when a job last ran stands
 //! in the lease database, and of two that begin at once one does.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use leasehold_core::clock::Timestamp;
 use leasehold_core::leasedb::{LeaseDb, Mode, Result};
@@ -60,6 +62,9 @@ pub async fn keep<L: LeaseDb>(db: Arc<L>, job: Scheduled, metrics: Arc<Metrics>,
     let pause = LOOK_EVERY.min(Duration::from_secs(job.interval_seconds.max(1)));
     loop {
         let attempt = async { if is_due_now(&*db, &job).await? { (job.run)().await } else { Ok(()) } };
+        // Nothing that goes wrong in a job, not even a fault of the program, ends its schedule (`accounting.md` B-11).
+        let attempt = AssertUnwindSafe(attempt).catch_unwind();
+        let attempt = attempt.map(|ended| ended.unwrap_or_else(|_| Err(anyhow::anyhow!("it ended badly"))));
         tokio::select! {
             () = drain.stopped() => return,
             outcome = attempt => {

@@ -1,5 +1,6 @@
 //! The parts of the status that operators' scripts know from Tahoe-LAFS's own server (`accounting.md` 10.1, 10.3).
 
+use leasehold_core::id::ShareId;
 use leasehold_core::run::{Run, RunKind, RunState};
 use serde_json::{Map, Value, json};
 
@@ -19,9 +20,9 @@ pub(super) fn document(status: &Status) -> Map<String, Value> {
             "storage_server.allocated": usage.reserved_bytes,
             "storage_server.disk_avail": available,
             "storage_server.accepting_immutable_shares": u8::from(status.available_bytes > 0),
-            "storage_server.total_bucket_count": counted("buckets"),
-            "storage_server.total_leased_sharecount": counted("leased_shares"),
-            "storage_server.total_leased_used_space": counted("leased_bytes"),
+            "storage_server.total_bucket_count": counted("storage_indexes"),
+            "storage_server.total_leased_sharecount": counted("shares_leased"),
+            "storage_server.total_leased_used_space": counted("bytes_leased"),
         },
         "bucket-counter": null,
         "lease-checker": lease_checker(status),
@@ -36,7 +37,10 @@ pub(super) fn document(status: &Status) -> Map<String, Value> {
 fn lease_checker(status: &Status) -> Value {
     let cycles = || status.runs.iter().filter(|run| run.kind == RunKind::Expire && !run.dry_run);
     let ended = || cycles().filter(|run| run.state != RunState::Running);
-    let history: Map<String, Value> = ended().take(HISTORY).map(|run| (run.id.to_string(), entry(run))).collect();
+    // What is damaged now is known, not what was then.
+    let now = || status.troubles.damaged.iter().map(|(object, _)| corrupt(object.name.share)).collect::<Vec<_>>();
+    let of = |at, run: &Run| (run.id.to_string(), entry(run, if at == 0 { now() } else { Vec::new() }));
+    let history: Map<String, Value> = ended().take(HISTORY).enumerate().map(|(at, run)| of(at, run)).collect();
     let running = status.running(RunKind::Expire);
     json!({
         "version": 1,
@@ -44,17 +48,22 @@ fn lease_checker(status: &Status) -> Value {
         "current-cycle": running.map(|run| run.id.0),
         "current-cycle-start-time": running.map(|run| run.started_at.seconds()),
         "last-complete-prefix": null,
-        "cycle-to-date": running.map(entry),
+        "cycle-to-date": running.map(|run| entry(run, now())),
         "history": history,
     })
 }
 
-fn entry(run: &Run) -> Value {
+fn corrupt(share: ShareId) -> Value {
+    json!([share.storage_index.to_string(), share.number.get()])
+}
+
+fn entry(run: &Run, corrupt_shares: Vec<Value>) -> Value {
     json!({
         "cycle-start-finish-times": [run.started_at.seconds(), run.finished_at.map(|at| at.seconds())],
         "expiration-enabled": !run.dry_run,
         "configured-expiration-mode": run.policy,
-        "space-recovered": run.totals.iter().map(|(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>(),
+        "corrupt-shares": corrupt_shares,
+        "space-recovered": run.totals.shown().map(|(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>(),
     })
 }
 

@@ -3,9 +3,10 @@
 use leasehold_core::account::Usage;
 use leasehold_core::leasedb::Mode;
 use leasehold_core::run::{Run, RunKind, RunState};
+use leasehold_core::trouble::Troubles;
 use serde_json::{Map, Value, json};
 
-use super::{Status, classic};
+use super::{Status, classic, shown};
 use crate::output::{account_json, time_text};
 
 /// The document that `GET /status` answers with.
@@ -27,6 +28,7 @@ pub fn document(status: &Status) -> Value {
             "first": status.accounts.iter().map(|(account, usage)| account_json(account, usage)).collect::<Vec<_>>(),
         },
         "jobs": jobs,
+        "troubles": troubles(&status.troubles),
         "braked": status.braked().map(run).collect::<Vec<_>>(),
         "last_backup": last_backup.and_then(|run| run.finished_at).map(time_text),
     });
@@ -46,6 +48,31 @@ pub(super) const fn mode(mode: Mode) -> &'static str {
 
 fn usage(usage: &Usage) -> Value {
     json!({ "used_bytes": usage.used_bytes, "reserved_bytes": usage.reserved_bytes, "shares": usage.shares })
+}
+
+/// What is wrong with shares; of long lists the beginning.
+fn troubles(troubles: &Troubles) -> Value {
+    let (lost, more_lost) = shown(&troubles.lost);
+    let (damaged, more_damaged) = shown(&troubles.damaged);
+    let (reported, more_reported) = shown(&troubles.reported);
+    let lost = lost.iter().map(|(share, at)| json!({ "share": share.to_string(), "lost_at": time_text(*at) }));
+    let damaged = damaged.iter().map(|(object, at)| {
+        json!({
+            "share": object.name.share.to_string(),
+            "object": object.name.to_string(),
+            "reason": object.reason,
+            "seen_at": time_text(*at),
+        })
+    });
+    let reported = reported
+        .iter()
+        .map(|(share, says, at)| json!({ "share": share.to_string(), "reason": says, "received_at": time_text(*at) }));
+    json!({
+        "lost": lost.collect::<Vec<_>>(),
+        "damaged": damaged.collect::<Vec<_>>(),
+        "reported": reported.collect::<Vec<_>>(),
+        "more": more_lost || more_damaged || more_reported,
+    })
 }
 
 fn job(status: &Status, kind: RunKind) -> Value {
@@ -70,7 +97,8 @@ pub fn run(run: &Run) -> Value {
         "started_at": time_text(run.started_at),
         "alive_at": time_text(run.alive_at),
         "finished_at": run.finished_at.map(time_text),
-        "totals": run.totals.iter().map(|(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>(),
+        "progress": run.totals.part().map(|(done, whole)| json!({ "done": done, "whole": whole })),
+        "totals": run.totals.shown().map(|(name, count)| (name.to_owned(), count.into())).collect::<Map<_, _>>(),
         "reason": run.reason,
     })
 }

@@ -13,11 +13,14 @@ use leasehold_core::clock::Timestamp;
 use leasehold_core::leasedb::{Deployment, LeaseDb};
 use leasehold_core::run::{Run, RunKind, RunState};
 use leasehold_core::store::{Result, Store};
+use leasehold_core::trouble::Troubles;
 
 /// How many accounts are shown, by number; the rest is summed up.
 const ACCOUNTS_SHOWN: usize = 500;
 /// How many accounts are read at once.
 const PAGE: u32 = 1000;
+/// How many lost, damaged and reported shares are shown, of each.
+const TROUBLES_SHOWN: u32 = 100;
 /// How many runs are shown.
 const RUNS_SHOWN: u32 = 40;
 
@@ -36,6 +39,8 @@ pub struct Status {
     pub accounts: Vec<(Account, Usage)>,
     /// All accounts together: how many, and what they use.
     pub all_accounts: (u64, Usage),
+    /// What is wrong with shares; one more of each kind than is shown, where there are more.
+    pub troubles: Troubles,
     /// The last runs, newest first.
     pub runs: Vec<Run>,
 }
@@ -55,6 +60,12 @@ impl Status {
     pub fn braked(&self) -> impl Iterator<Item = &Run> {
         RunKind::ALL.into_iter().filter_map(|kind| self.last(kind)).filter(|run| run.state == RunState::Braked)
     }
+}
+
+/// Those of a list that are shown, and whether there are more.
+fn shown<T>(all: &[T]) -> (&[T], bool) {
+    let most = TROUBLES_SHOWN as usize;
+    (&all[..all.len().min(most)], all.len() > most)
 }
 
 /// Asks how all stands.
@@ -94,6 +105,7 @@ pub async fn gather<L: LeaseDb, B: Backend>(store: &Store<L, B>, nickname: &str)
         available_bytes: store.backend_available_bytes(),
         accounts,
         all_accounts: (count, sum),
+        troubles: db.troubles(TROUBLES_SHOWN + 1).await?,
         runs,
     })
 }

@@ -2,12 +2,15 @@
 
 use leasehold_config::Size;
 use leasehold_core::account::{Account, Usage};
+use leasehold_core::clock::Timestamp;
+use leasehold_core::id::ShareId;
 use leasehold_core::leasedb::Mode;
 use leasehold_core::run::{Run, RunKind, RunState};
+use leasehold_core::trouble::Troubles;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::Status;
 use super::json::mode;
+use super::{Status, shown};
 use crate::output::time_text;
 
 /// How often the page is asked for again, in seconds: while something runs, and otherwise.
@@ -48,6 +51,8 @@ pub fn render(status: &Status) -> String {
                 (accounts(status))
                 h2 { "Jobs" }
                 (jobs(status))
+                h2 { "Lost and damaged shares" }
+                (troubles(status))
                 h2 { "Last runs" }
                 (history(&status.runs))
             }
@@ -153,6 +158,42 @@ fn jobs(status: &Status) -> Markup {
     }
 }
 
+/// Shares that somebody should look at. Nothing of them is deleted by itself.
+fn troubles(status: &Status) -> Markup {
+    let Troubles { lost, damaged, reported } = &status.troubles;
+    if lost.is_empty() && damaged.is_empty() && reported.is_empty() {
+        return html! { p.quiet id="troubles" { "None is known of." } };
+    }
+    let ((lost, more_lost), (damaged, more_damaged)) = (shown(lost), shown(damaged));
+    let (reported, more_reported) = shown(reported);
+    html! {
+        table id="troubles" {
+            tr { th { "Share" } th { "Is" } th { "Noticed" } th { "Why" } }
+            @for (share, at) in lost {
+                (trouble(status, *share, "lost", *at, html! { "Its bytes are not in the backend. It is hidden, its leases are kept." }))
+            }
+            @for (object, at) in damaged {
+                (trouble(status, object.name.share, "damaged", *at, html! { code { (object.name) } ": " (object.reason) }))
+            }
+            @for (share, says, at) in reported {
+                (trouble(status, *share, "reported", *at, html! { "A client says: " (says) }))
+            }
+        }
+        @if more_lost || more_damaged || more_reported { p.quiet { "… and more." } }
+    }
+}
+
+fn trouble(status: &Status, share: ShareId, what: &str, at: Timestamp, why: Markup) -> Markup {
+    html! {
+        tr {
+            td { code { (share) } }
+            td.bad { (what) }
+            td { (ago(status, at)) }
+            td { (why) }
+        }
+    }
+}
+
 fn progress(run: &Run) -> Markup {
     html! {
         @match run.totals.part() {
@@ -207,7 +248,7 @@ fn history(runs: &[Run]) -> Markup {
     }
 }
 
-fn ago(status: &Status, at: leasehold_core::clock::Timestamp) -> String {
+fn ago(status: &Status, at: Timestamp) -> String {
     let seconds = (status.now.seconds() - at.seconds()).max(0);
     match seconds {
         0..120 => format!("{seconds} s ago"),

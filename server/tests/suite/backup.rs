@@ -250,7 +250,7 @@ async fn c2_an_older_backup_names_what_is_gone_and_nothing_is_lost<G: Ground>() 
     assert_eq!(site.usage("alice").await, usage, "as before the loss");
     assert_eq!(site.ground.number("SELECT count(*) FROM shares WHERE state <> 1").await, 0, "none is lost");
     let pod_store = Arc::new(site.store(site.db.clone(), site.objects.clone()));
-    let options = ReconcileOptions { dry_run: false, workers: 2 };
+    let options = ReconcileOptions { dry_run: false, workers: 2, slowly: false };
     let run = reconcile::run(&pod_store, options, &Arc::new(Progress::in_log("comparing"))).await.expect("a run");
     assert_eq!(run.state, RunState::Done, "{}", run.reason);
     site.clock.advance(3600);

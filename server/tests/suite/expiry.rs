@@ -32,7 +32,10 @@ on_every_ground! {
     b_3_a_second_uploader_keeps_the_share_that_the_first_gives_up,
     b_5_what_is_coming_or_going_is_never_stuck,
     b_6_a_share_leased_again_after_it_was_queued_stays,
+    a6_a_damped_renewal_outlives_cutoff_date_and_override,
     b_10_what_was_recovered_is_counted_in_bytes,
+    b_12_nothing_of_accounts_is_forgotten_over_a_restart,
+    b_13_many_accounts_share_one_server_and_one_backend,
     m_1_leases_that_ended_long_ago_end_and_their_space_comes_back,
     a_retired_share_can_be_read_again_after_an_undo_until_its_bytes_are_deleted,
     a_run_is_undone_with_the_shares_that_went_for_it,
@@ -246,6 +249,70 @@ async fn b_6_a_share_leased_again_after_it_was_queued_stays<G: Ground>() {
     let refused = pod.store.renew_leases(&bob, storage_index(1)).await;
     assert!(matches!(refused, Err(leasehold_core::store::StoreError::NotFound)), "{refused:?}");
     site.assert_clean(&["alice", "bob"], &[0, 1]).await;
+}
+
+/// A renewal that is answered without a write is as good as one that is written, whatever the policy compares.
+async fn a6_a_damped_renewal_outlives_cutoff_date_and_override<G: Ground>() {
+    let site = Site::<G>::make().await;
+    let (alice, pod) = (site.account("alice").await, site.pod(site.objects.clone()));
+    pod.upload(&alice, share_id(1, 0), &bytes_of(1)).await;
+    site.clock.advance(DAY_SECONDS / 2);
+    let cutoff = site.clock.now();
+    site.clock.advance(DAY_SECONDS / 4);
+    let before = site.db.list_leases(storage_index(1)).await.expect("list_leases")[0].lease;
+    pod.store.renew_leases(&alice, storage_index(1)).await.expect("renewed");
+    let after = site.db.list_leases(storage_index(1)).await.expect("list_leases")[0].lease;
+    assert_eq!(before, after, "it is damped: nothing was written since before the cutoff");
+    let policy = |mode| ExpirePolicy { mode, ..ExpirePolicy::default() };
+    let ended = async |mode| {
+        expire(&pod.store, policy(mode), true).await;
+        expire(&pod.store, policy(mode), false).await.counted.removed.count
+    };
+    site.clock.advance(10 * DAY_SECONDS);
+    assert_eq!(ended(ExpireMode::Cutoff(cutoff)).await, 0);
+    // The first trace's twin: ten days after the answer is not ten days after what is written.
+    assert_eq!(ended(ExpireMode::Override(10 * DAY_SECONDS)).await, 0);
+    site.clock.advance(20 * DAY_SECONDS);
+    assert_eq!(ended(ExpireMode::Override(10 * DAY_SECONDS)).await, 1, "two weeks later it has ended however it was");
+}
+
+/// The branch kept its database where the process was: every restart began with nothing.
+async fn b_12_nothing_of_accounts_is_forgotten_over_a_restart<G: Ground>() {
+    let (mut site, pod) = lapsed::<G>(3).await;
+    let bob = site.account("bob").await;
+    pod.upload(&bob, share_id(9, 0), &bytes_of(9)).await;
+    expire_really(&pod.store).await;
+    let seen = async |site: &Site<G>| {
+        let runs = site.db.list_runs(None, 10).await.expect("list_runs");
+        (site.ground.dump().await, runs, site.usage("alice").await, site.usage("bob").await)
+    };
+    let before = seen(&site).await;
+    drop(pod);
+    site.reopen().await;
+    assert_eq!(seen(&site).await, before);
+    let pod = site.pod(site.objects.clone());
+    assert_eq!(collect(&pod.store).await.retired.count, 3, "the queue is kept as well");
+    assert_eq!(pod.read(ShareKind::Immutable, share_id(9, 0)).await, bytes_of(9));
+    site.assert_clean(&["alice", "bob"], &[0, 1, 2, 9]).await;
+}
+
+/// The branch needed a server, an identity and a bucket for each customer.
+async fn b_13_many_accounts_share_one_server_and_one_backend<G: Ground>() {
+    const ACCOUNTS: u8 = 40;
+    let site = Site::<G>::make().await;
+    let pod = site.pod(site.objects.clone());
+    for number in 0..ACCOUNTS {
+        let account = site.account(&format!("customer {number}")).await;
+        pod.upload(&account, share_id(number, 0), &vec![number; usize::from(number) + 1]).await;
+        // Everybody also leases what the first one stored.
+        pod.store.renew_leases(&account, storage_index(0)).await.expect("renewed");
+    }
+    for number in 0..ACCOUNTS {
+        let own = u64::from(number) + 13;
+        let expected = if number == 0 { 13 } else { own + 13 };
+        assert_eq!(site.usage(&format!("customer {number}")).await, (expected, 0), "each in full");
+    }
+    assert_eq!(site.listed("shares/").await.len(), usize::from(ACCOUNTS));
 }
 
 async fn b_10_what_was_recovered_is_counted_in_bytes<G: Ground>() {

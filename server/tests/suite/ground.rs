@@ -32,6 +32,12 @@ pub trait Ground: Send + Sync + Sized + 'static {
     /// Sets all accounts' used bytes to nothing.
     const UNCHARGE: &'static str;
 
+    /// Sixteen bytes as they stand in a statement.
+    fn bytes(bytes: &[u8; 16]) -> String {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        if Self::IS_ONE_MACHINE { format!("x'{hex}'") } else { format!("'{hex}'") }
+    }
+
     /// An empty one.
     async fn make() -> Self;
 

@@ -28,6 +28,7 @@ mod places;
 mod s3;
 mod s3_bucket;
 mod s3_faults;
+mod schedule;
 mod status;
 mod store;
 mod support;

@@ -4,8 +4,13 @@
 //! no harm.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use leasehold_core::leasedb::LeaseDbError;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use leasehold_core::backup::table::Page;
+use leasehold_core::backup::{Import, ImportOutcome};
+use leasehold_core::leasedb::{Epoch, LeaseDb, LeaseDbError};
 use leasehold_e2e_services::postgres::Session;
 use leasehold_e2e_services::{Postgres, TcpProxy};
 use leasehold_leasedb::postgres::PgOptions;
@@ -75,7 +80,7 @@ async fn run(case: &Case) {
         if !is_sent || case.settled {
             assert_eq!(all_rows(&database, case).await, after, "{what}, then again");
         }
-        if let Ok(Some(alice)) = leasehold_core::leasedb::LeaseDb::find_account(&world.db, "alice".to_owned()).await {
+        if let Ok(Some(alice)) = world.db.find_account("alice".to_owned()).await {
             world.audit(&database, alice.id).await;
         }
     }
@@ -157,7 +162,7 @@ async fn a_transaction_that_is_cut_off_in_its_reads_is_tried_again() {
     let mut session = session(&database).await;
     crate::pg_world::hold(&mut session, index).await;
     let (request, db) = (world.allocation(alice, index, &[0], 100), world.db.clone());
-    let call = tokio::spawn(async move { leasehold_core::leasedb::LeaseDb::allocate(&db, request).await });
+    let call = tokio::spawn(async move { db.allocate(request).await });
     let postgres = Postgres::shared().expect("a server");
     waiting(postgres, &database.name, 1).await;
     proxy.cut_all();
@@ -167,4 +172,44 @@ async fn a_transaction_that_is_cut_off_in_its_reads_is_tried_again() {
     assert_eq!(answer, "Done { already_have: [], allocated: [0] }");
     assert_eq!(database.number("SELECT count(*) FROM uploads").await, 1);
     world.audit(&database, alice).await;
+}
+
+/// An import is one transaction of many statements: whichever of them is cut off, nothing of it is there, and the next one
+/// fills the database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_that_is_cut_off_anywhere_changes_nothing() {
+    let origin = PgDatabase::make().await;
+    prepare_singles(World::open(&origin.options, 0).await.expect("opens")).await;
+    let source = World::open(&origin.options, 0).await.expect("opens").db;
+    let export = source.export().await.expect("export");
+    let (instant, pages) = (export.instant, export.pages.try_collect::<Vec<Page>>().await.expect("pages"));
+    assert!(pages.len() >= 5, "there is something in many tables");
+    let target = PgDatabase::make().await;
+    let before = rows(Postgres::shared().expect("a server"), &target.name).await;
+    let proxy = Arc::new(proxy().await);
+    let world = World::open(&through(&target, proxy.address()), 1).await.expect("opens");
+    let import = || Import::new(&instant, Epoch(7));
+    for cut_before in 0..=pages.len() {
+        let (cutter, cut) = (proxy.clone(), Arc::new(AtomicBool::new(false)));
+        let told = cut.clone();
+        let fed = stream::iter(pages.clone().into_iter().enumerate()).map(move |(at, page)| {
+            if at == cut_before {
+                cutter.cut_all();
+                told.store(true, Ordering::SeqCst);
+            }
+            Ok(page)
+        });
+        if cut_before == pages.len() {
+            // Behind the last page: what is cut is the COMMIT.
+            proxy.cut_before_commit(1);
+        }
+        let outcome = world.db.import(import(), fed.boxed()).await;
+        assert!(outcome.is_err(), "cut before page {cut_before}: {outcome:?}");
+        assert!(cut.load(Ordering::SeqCst) || cut_before == pages.len());
+        assert_eq!(rows(Postgres::shared().expect("a server"), &target.name).await, before, "page {cut_before}");
+        assert!(world.db.is_empty().await.expect("is_empty"));
+    }
+    let whole = world.db.import(import(), stream::iter(pages.into_iter().map(Ok)).boxed()).await;
+    assert_eq!(whole.expect("import"), ImportOutcome::Done);
+    assert!(!world.db.is_empty().await.expect("is_empty"));
 }

@@ -1,7 +1,12 @@
 //! The status page: what programs read of it, and what a real browser makes of it while work goes on.
 
-use leasehold_core::leasedb::{AccountChange, LeaseDb};
+use leasehold_core::chunk::{ObjectName, StoreObject};
+use leasehold_core::classic::Damage;
+use leasehold_core::crawl::{Settle, SettleOutcome};
+use leasehold_core::id::{ShareId, ShareNumber, StorageIndex};
+use leasehold_core::leasedb::{AccountChange, Advisory, LeaseDb, SlotToken};
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, Run, RunKind, RunState, Totals};
+use leasehold_core::share::ShareKind;
 use leasehold_e2e_services::browser;
 use serde_json::Value as Json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,6 +49,22 @@ fn totals(done: u64) -> Totals {
     totals
 }
 
+/// As a reconcile run would that misses a share's bytes and finds a container that it cannot read.
+async fn lose_and_damage(server: &Server, storage_index: StorageIndex) {
+    let seen = server.db.survey(storage_index).await.expect("survey");
+    let damaged = ObjectName::new(ShareId::new(storage_index, ShareNumber::new(7)), StoreObject::Classic);
+    let settle = Settle {
+        storage_index,
+        seen,
+        listed: Vec::new(),
+        manifests: Vec::new(),
+        containers: vec![(damaged, Err(Damage::Truncated))],
+        token: SlotToken([7; 16]),
+        dry_run: false,
+    };
+    assert!(matches!(server.db.settle(settle).await.expect("settle"), SettleOutcome::Settled(_)));
+}
+
 /// A server in which no job runs by itself.
 async fn quiet_server() -> Server {
     Server::start_with(|config| {
@@ -64,8 +85,20 @@ async fn programs_read_accounts_and_runs() {
     server.upload(&index(1), 0, &noise(1000)).await;
     let run = begin(&server, RunKind::Expire, "age").await;
     assert!(server.db.note_run(run.id, totals(100)).await.expect("note_run"));
+    let advisory = Advisory {
+        share: ShareId::new(index(1).parse().expect("a storage index"), ShareNumber::new(0)),
+        kind: ShareKind::Immutable,
+        account: server.db.find_account("carol".to_owned()).await.expect("find_account").expect("there").id,
+        reason: NASTY.to_owned(),
+    };
+    server.db.advise(advisory).await.expect("advise");
     let status = document(&server).await;
     assert_eq!(status["nickname"], NASTY);
+    assert_eq!(status["troubles"]["reported"][0]["reason"], NASTY);
+    assert_eq!(
+        (&status["troubles"]["lost"], &status["troubles"]["more"]),
+        (&Json::Array(Vec::new()), &Json::Bool(false))
+    );
     assert_eq!(status["deployment"]["mode"], "normal");
     let names: Vec<&str> =
         status["accounts"]["first"].as_array().expect("a list").iter().filter_map(|a| a["name"].as_str()).collect();
@@ -96,8 +129,17 @@ async fn a_browser_shows_work_as_it_goes_on() {
     server.upload(&index(1), 0, &noise(1000)).await;
     let before = page(&server).await;
     assert!(before.contains("never") && !before.contains("<progress"), "{before}");
+    assert!(before.contains("None is known of."), "no share is in trouble: {before}");
     // Text of people's is text, whatever is in it.
     assert!(before.contains("&lt;script&gt;alert(1)&lt;/script&gt; &amp;"), "{before}");
+    lose_and_damage(&server, index(1).parse().expect("a storage index")).await;
+    let troubled = page(&server).await;
+    for text in ["lost", "Its bytes are not in the backend", "damaged", "bytes are missing at its end"] {
+        assert!(troubled.contains(text), "{text}: {troubled}");
+    }
+    let troubles = &document(&server).await["troubles"];
+    assert_eq!(troubles["lost"][0]["share"], format!("{}/0", index(1)));
+    assert_eq!(troubles["damaged"][0]["share"], format!("{}/7", index(1)));
     let run = begin(&server, RunKind::Reconcile, "everything").await;
     for done in [100, 300] {
         assert!(server.db.note_run(run.id, totals(done)).await.expect("note_run"));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::row::{Row, Value};
 use super::table::{ACCOUNT_USAGE, LEASES, Page, SHARES, TABLES, index_of};
-use crate::id::{AccountId, StorageIndex};
+use crate::id::{AccountId, ShareId, ShareNumber, StorageIndex};
 use crate::share::ShareKind;
 
 /// How a stable share's state stands in a row.
@@ -28,6 +28,14 @@ impl Held {
     }
 }
 
+/// A share of the last page.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    /// What it costs; nothing where it is lost.
+    bytes: Option<u64>,
+    leased: bool,
+}
+
 /// Rows that contradict each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -38,9 +46,12 @@ pub struct Contradiction(pub &'static str);
 pub struct Recount {
     rows: [u64; TABLES.len()],
     counter_of: fn(StorageIndex) -> u8,
-    /// What the shares of the last page cost; nothing where they are lost.
-    shares: HashMap<([u8; 16], i64), Option<u64>>,
+    /// The shares of the last page.
+    shares: HashMap<([u8; 16], i64), Counted>,
     held: BTreeMap<(AccountId, u8), Held>,
+    leased: Held,
+    storage_indexes: u64,
+    last_index: Option<[u8; 16]>,
     counters: BTreeMap<AccountId, Held>,
 }
 
@@ -53,8 +64,16 @@ impl Default for Recount {
 impl Recount {
     /// Counts for accounts that have several counters, each for some storage indexes.
     pub fn by(counter_of: fn(StorageIndex) -> u8) -> Self {
-        let (rows, shares, held) = ([0; TABLES.len()], HashMap::new(), BTreeMap::new());
-        Self { rows, counter_of, shares, held, counters: BTreeMap::new() }
+        Self {
+            rows: [0; TABLES.len()],
+            counter_of,
+            shares: HashMap::new(),
+            held: BTreeMap::new(),
+            leased: Held::default(),
+            storage_indexes: 0,
+            last_index: None,
+            counters: BTreeMap::new(),
+        }
     }
 
     /// Counts a page. Pages come in the order of [`Walk`](super::walk::Walk).
@@ -80,15 +99,23 @@ impl Recount {
         let kind = KINDS.get(usize::try_from(at("kind").integer()?).ok()?)?;
         let charged = kind.charged_bytes(at("size_bytes").unsigned()?);
         let key = (at("si").array()?, at("shnum").integer()?);
-        self.shares.insert(key, (*at("state") == Value::Integer(STABLE)).then_some(charged));
+        if self.last_index.replace(key.0) != Some(key.0) {
+            self.storage_indexes += 1;
+        }
+        let bytes = (*at("state") == Value::Integer(STABLE)).then_some(charged);
+        self.shares.insert(key, Counted { bytes, leased: false });
         Some(())
     }
 
     fn lease(&mut self, row: &Row) -> Option<()> {
         let at = |name| &row[LEASES.at(name)];
         let index = at("si").array()?;
+        let share = self.shares.get_mut(&(index, at("shnum").integer()?))?;
+        if !std::mem::replace(&mut share.leased, true) {
+            self.leased.add(Held { bytes: share.bytes.unwrap_or_default(), shares: 1 });
+        }
         // A lost share costs nobody anything.
-        let Some(bytes) = *self.shares.get(&(index, at("shnum").integer()?))? else { return Some(()) };
+        let Some(bytes) = share.bytes else { return Some(()) };
         let key = (account(at("account_id"))?, (self.counter_of)(StorageIndex::new(index)));
         self.held.entry(key).or_default().add(Held { bytes, shares: 1 });
         Some(())
@@ -99,6 +126,23 @@ impl Recount {
         let held = Held { bytes: at("leased_bytes").unsigned()?, shares: at("leased_shares").unsigned()? };
         self.counters.insert(account(at("account_id"))?, held);
         Some(())
+    }
+
+    /// Those of the last page's shares that no lease was seen of, once; to be asked when all leases on them have passed.
+    pub fn take_unleased(&mut self) -> Vec<ShareId> {
+        let shares = self.shares.drain().filter(|(_, share)| !share.leased);
+        let number = |number: i64| u8::try_from(number).map(ShareNumber::new).ok();
+        shares.filter_map(|((index, at), _)| Some(ShareId::new(StorageIndex::new(index), number(at)?))).collect()
+    }
+
+    /// Shares that somebody leases, each once.
+    pub const fn leased(&self) -> Held {
+        self.leased
+    }
+
+    /// How many storage indexes have shares.
+    pub const fn storage_indexes(&self) -> u64 {
+        self.storage_indexes
     }
 
     /// How many rows of each of [`TABLES`] there were.
@@ -174,6 +218,12 @@ mod tests {
         recount.page(&page(&SHARES, shares)).expect("shares");
         let leases = vec![lease(0, 16), lease(0, 17), lease(1, 16), lease(2, 16)];
         recount.page(&page(&LEASES, leases)).expect("leases");
+        assert!(recount.take_unleased().is_empty());
+        assert_eq!(
+            (recount.leased(), recount.storage_indexes()),
+            (Held { bytes: 112 + 482, shares: 3 }, 1),
+            "each once"
+        );
         let held = recount.held();
         assert_eq!(held[&AccountId::new(16)], Held { bytes: 112 + 482, shares: 2 });
         assert_eq!(held[&AccountId::new(17)], Held { bytes: 112, shares: 1 });
@@ -181,6 +231,20 @@ mod tests {
         recount.page(&page(&ACCOUNT_USAGE, counters)).expect("counters");
         let wrong: Vec<u32> = recount.disagreements().iter().map(|(account, ..)| account.get()).collect();
         assert_eq!(wrong, [17, 18]);
+    }
+
+    #[test]
+    fn shares_without_a_lease_are_told_once() {
+        let mut recount = Recount::default();
+        recount
+            .page(&page(&SHARES, vec![share(0, 0, 1, 100), share(1, 0, 1, 100), share(2, 0, 3, 9)]))
+            .expect("shares");
+        recount.page(&page(&LEASES, vec![lease(1, 16)])).expect("a lease");
+        let mut unleased = recount.take_unleased();
+        unleased.sort_unstable();
+        let of = |number| ShareId::new(StorageIndex::new([7; 16]), ShareNumber::new(number));
+        assert_eq!(unleased, [of(0), of(2)]);
+        assert!(recount.take_unleased().is_empty());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::id::{AccountId, ObjectId, ShareId, StorageIndex};
 use crate::leasedb::{Epoch, Mode, ShareRow, SlotToken};
 use crate::manifest::Manifest;
 use crate::run::Totals;
+use crate::trouble::DamagedObject;
 
 /// How old objects that no row names must be before anything is made of them, in seconds: by then whoever stored them
 /// has been refused or has died (R5).
@@ -107,7 +108,7 @@ pub struct Findings {
     /// Objects that had been deleted and came late: to be deleted again.
     pub late: u64,
     /// Objects of slots without rows that cannot be read, and containers that cannot be read or used. They are kept.
-    pub damaged: Vec<ObjectName>,
+    pub damaged: Vec<DamagedObject>,
 }
 
 impl Findings {

@@ -13,8 +13,6 @@ use crate::run::{RunId, Totals};
 pub const UNIT_OBJECTS_MAX: usize = 50_000;
 /// How long a unit is claimed, in seconds; a worker that lives claims it anew long before.
 pub const UNIT_CLAIM_SECONDS: i64 = 300;
-/// The name of the total that tells how far a run has come, in billionths.
-pub const PROGRESS: &str = "progress_billionths";
 
 const DIGITS: &str = "abcdefghijklmnopqrstuvwxyz234567";
 /// Longer ones are not needed: a million storage indexes would have to begin with the same 60 bits.

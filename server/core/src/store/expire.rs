@@ -52,6 +52,7 @@ pub struct ExpireProgress {
 impl ExpireProgress {
     fn totals(&self) -> Totals {
         let mut totals = Totals::default();
+        totals.set_part(self.done, self.whole);
         totals.set("leases_examined", self.examined.count);
         totals.set("bytes_examined", self.examined.bytes);
         totals.set("leases_ended", self.ended.count);

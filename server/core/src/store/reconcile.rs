@@ -13,9 +13,9 @@ use super::{Claim, Result, Store};
 use crate::backend::Backend;
 use crate::chunk::ObjectName;
 use crate::clock::Timestamp;
+use crate::crawl::ORPHAN_AGE_SECONDS;
 use crate::crawl::brake::brake;
 use crate::crawl::unit::{Prefix, UNIT_CLAIM_SECONDS, UNIT_OBJECTS_MAX, UnitEnd};
-use crate::crawl::{Findings, ORPHAN_AGE_SECONDS};
 use crate::expiry::brake_on_clocks;
 use crate::id::{ObjectId, ShareId, StorageIndex};
 use crate::leasedb::{Deployment, LeaseDb, Mode, NAME_FENCE_SECONDS, TickOutcome};
@@ -23,7 +23,7 @@ use crate::run::{Run, Totals};
 use crate::share::{ShareKind, ShareState};
 
 const LIST_AT_ONCE: usize = 1000;
-const ROWS_AT_ONCE: u32 = 5000;
+const ROWS_AT_ONCE: u32 = 1000;
 const INDEXES_AT_ONCE: usize = 500;
 const SETTLES_AT_ONCE: usize = 32;
 /// How often a claim is made anew while a unit is worked on.
@@ -248,7 +248,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         Ok(true)
     }
 
-    /// Settles storage indexes, some at once; what was found is told in the log, once.
+    /// Settles storage indexes, some at once.
     async fn settle_all(
         &self,
         indexes: &BTreeSet<StorageIndex>,
@@ -260,23 +260,11 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         let mut settles = settles.buffer_unordered(SETTLES_AT_ONCE);
         while let Some(findings) = settles.try_next().await? {
             findings.count(&mut totals);
-            if !dry_run {
-                tell(&findings);
-            }
             if !keeper.keep().await? {
                 return Ok(None);
             }
         }
         Ok(Some(totals))
-    }
-}
-
-fn tell(findings: &Findings) {
-    for share in &findings.lost {
-        tracing::warn!(%share, "the share's bytes are not in the backend; it is hidden, its leases are kept");
-    }
-    for object in &findings.damaged {
-        tracing::warn!(%object, "an object without a row cannot be read or used; it is kept");
     }
 }
 

@@ -23,7 +23,8 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         if is_empty || self.db.deployment().await?.mode == Mode::Recovery {
             return Ok(());
         }
-        let brake = self.options.brakes.on_shares(&self.db.unleased_totals().await?);
+        let queued = self.db.unleased_totals().await?;
+        let brake = self.options.brakes.on_shares(&queued);
         let last = self.db.list_runs(Some(RunKind::Collect), 1).await?.pop();
         if let Some(last) = last.filter(|last| brake.is_some() && last.state == RunState::Braked && !last.allowed) {
             collected.braked = Some(last.id);
@@ -37,7 +38,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         };
         let ended = match brake.filter(|_| !run.permitted) {
             Some(brake) => Ok((RunState::Braked, brake)),
-            None => self.retire_all(&run, until, collected, report).await,
+            None => self.retire_all(&run, until, queued.due.count, collected, report).await,
         };
         self.end_run(&run, &totals(collected.retired), ended).await.map(|state| {
             collected.braked = (state == RunState::Braked).then_some(run.id);
@@ -48,22 +49,26 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         &self,
         run: &Run,
         until: Timestamp,
+        whole: u64,
         collected: &mut Collected,
         report: &(impl Fn(&Collected) + Sync),
     ) -> Result<(RunState, String)> {
         let epoch = self.db.deployment().await?.epoch;
-        let mut after = None;
+        let (mut after, mut done) = (None, 0);
         loop {
             let shares = self.db.list_unleased(after, until, RETIRED_AT_ONCE).await?;
             let Some(last) = shares.last().copied() else { return Ok((RunState::Done, String::new())) };
             after = Some(last);
+            done += shares.len() as u64;
             let request = RetireShares { epoch, shares, token: SlotToken(self.entropy.bytes()) };
             match self.db.retire_shares(request).await? {
                 RetireOutcome::Retired(amount) => collected.retired += amount,
                 RetireOutcome::Forbidden => return Ok((RunState::Braked, RECOVERY_SENTENCE.to_owned())),
             }
             report(collected);
-            self.note_run(run, &totals(collected.retired)).await?;
+            let mut so_far = totals(collected.retired);
+            so_far.set_part(done, whole.max(done));
+            self.note_run(run, &so_far).await?;
         }
     }
 

@@ -12,15 +12,16 @@ use super::{Result, Store, StoreError};
 use crate::backend::{Backend, BackendError};
 use crate::chunk::{ObjectName, StoreObject, folder};
 use crate::classic::ClassicShare;
-use crate::crawl::{ForgetOutcome, ReadContainer, ReadManifest, Settle, SettleOutcome, Stored, Survey};
+use crate::crawl::{Findings, ForgetOutcome, ReadContainer, ReadManifest, Settle, SettleOutcome, Stored, Survey};
 use crate::id::{ShareId, StorageIndex};
 use crate::leasedb::{Deployment, Epoch, LeaseDb, Mode, SlotToken};
 use crate::manifest::Manifest;
 use crate::share::ShareKind;
+use crate::trouble::DamagedObject;
 
-/// How often is looked again when others change the same storage index.
 /// Stands for a time that has not come yet.
 const NOT_COMPLETE: i64 = i64::MAX;
+/// How often is looked again when others change the same storage index.
 const ATTEMPTS_MAX: usize = 20;
 const LIST_AT_ONCE: usize = 1000;
 /// More objects than these of one storage index are not compared: a share of 1 TiB in pieces of 1 MB has so many.
@@ -101,10 +102,14 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             }
             self.recovering.store(survey.epoch.0, std::sync::atomic::Ordering::Relaxed);
             let epoch = survey.epoch;
-            if survey.settled || self.compare(index, survey, false).await? != SettleOutcome::Changed {
-                self.recovery.note(epoch, index);
-                return Ok(());
+            if !survey.settled {
+                match self.compare(index, survey, false).await? {
+                    SettleOutcome::Settled(findings) => tell(&findings),
+                    SettleOutcome::Changed => continue,
+                }
             }
+            self.recovery.note(epoch, index);
+            return Ok(());
         }
         Err(StoreError::Busy)
     }
@@ -113,10 +118,13 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     ///
     /// # Errors
     /// [`StoreError::Busy`] if others change it all the time.
-    pub async fn settle(&self, index: StorageIndex, dry_run: bool) -> Result<crate::crawl::Findings> {
+    pub async fn settle(&self, index: StorageIndex, dry_run: bool) -> Result<Findings> {
         for _ in 0..ATTEMPTS_MAX {
             let survey = self.db.survey(index).await?;
             if let SettleOutcome::Settled(findings) = self.compare(index, survey, dry_run).await? {
+                if !dry_run {
+                    tell(&findings);
+                }
                 return Ok(findings);
             }
         }
@@ -175,10 +183,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
                 Ok(Ok((container, leases))) => {
                     containers.push((stored.name, Ok(ClassicShare::new(share, &container, &leases))));
                 }
-                Ok(Err(damage)) => {
-                    tracing::warn!(%share, %damage, "a container of another server is damaged; it is not served and not deleted");
-                    containers.push((stored.name, Err(damage)));
-                }
+                Ok(Err(damage)) => containers.push((stored.name, Err(damage))),
                 // Deleted since it was listed.
                 Err(StoreError::Backend(BackendError::NotFound(_))) => {}
                 Err(error) => return Err(error),
@@ -237,6 +242,15 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             end.extend_from_slice(&bytes.map_err(BackendError::Unavailable)?);
         }
         Ok(end)
+    }
+}
+
+fn tell(findings: &Findings) {
+    for share in &findings.lost {
+        tracing::warn!(%share, "the share's bytes are not in the backend; it is hidden, its leases are kept");
+    }
+    for DamagedObject { name, reason } in &findings.damaged {
+        tracing::warn!(object = %name, reason, "an object without a row cannot be read or used; it is not served, and kept");
     }
 }
 

@@ -38,6 +38,7 @@ use crate::leasedb::{
 use crate::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use crate::secret::SecretHash;
 use crate::share::ShareKind;
+use crate::trouble::Troubles;
 use crate::tub::TubConnection;
 
 type Result<T, E = LeaseDbError> = std::result::Result<T, E>;
@@ -399,6 +400,7 @@ pass_on! {
     fn expire_leases(request: ExpireLeases) -> ExpireOutcome;
     fn purge_expired(max: u32) -> u64;
     fn list_unleased(after: Option<ShareId>, until: Timestamp, max: u32) -> Vec<ShareId>;
+    fn queue_unleased(shares: Vec<ShareId>) -> ();
     fn unleased_totals() -> UnleasedTotals;
     fn retire_shares(request: RetireShares) -> RetireOutcome;
     fn undo(request: Undo) -> Undone;
@@ -426,6 +428,7 @@ pass_on! {
     fn import(import: Import, pages: Pages) -> ImportOutcome;
     fn is_empty() -> bool;
     fn note_backup(epoch: Epoch, until: Timestamp) -> ();
+    fn troubles(max: u32) -> Troubles;
     fn advise(advisory: Advisory) -> ();
     fn find_credentials(hashes: Vec<SecretHash>) -> Vec<(Credential, Usage)>;
     fn note_use(uses: Vec<(SecretHash, Timestamp)>) -> ();

@@ -14,7 +14,7 @@ use leasehold_core::account::{Account, Usage};
 use leasehold_core::bucket::{Chunk, Upload};
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::Timestamp;
-use leasehold_core::crawl::unit::{FinishUnit, PROGRESS, UnitEnd};
+use leasehold_core::crawl::unit::{FinishUnit, Prefix, UnitEnd};
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::lease::{Lease, LeaseTerms};
 use leasehold_core::leasedb::{
@@ -25,6 +25,7 @@ use leasehold_core::locator::Locator;
 use leasehold_core::run::{RunId, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::{ShareKind, ShareState};
+use leasehold_core::trouble::DamagedObject;
 use leasehold_core::tub::TubConnection;
 
 use crate::removed::Removed;
@@ -128,6 +129,8 @@ pub(crate) enum Write {
     },
     /// Settled in this epoch.
     Recovered(StorageIndex, Epoch),
+    /// Objects that cannot be read or used, as seen at this time.
+    Damaged(Vec<DamagedObject>, Timestamp),
     RemoveGarbage(i64),
     /// Leases that have ended, kept for a while under the run that removes them.
     Expire {
@@ -384,7 +387,8 @@ pub(crate) fn add_unit(totals: &mut Totals, finish: &FinishUnit) {
         UnitEnd::Failed(_) => totals.add("units_failed", 1),
         UnitEnd::Split | UnitEnd::Braked(_) => return,
     }
-    totals.add(PROGRESS, finish.unit.billionths());
+    let (done, _) = totals.part().unwrap_or_default();
+    totals.set_part(done + finish.unit.billionths(), Prefix::default().billionths());
 }
 
 /// Where an upload's chunks are, for whoever asks which objects are named.

@@ -20,6 +20,7 @@ use leasehold_core::lease::{Lease, LeaseTerms};
 use leasehold_core::leasedb::{Epoch, GarbageReason, Mode, Result, SUPERSEDED_GRACE_SECONDS, ShareRow, UNDO_SECONDS};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::{ShareKind, ShareState};
+use leasehold_core::trouble::DamagedObject;
 
 use super::{Draft, HeldBy, MERGE_AFTER_SECONDS, SlotRow, Write, counted, integer, object_names};
 
@@ -77,6 +78,9 @@ pub(crate) fn settle(view: SettleView, request: &Settle) -> Result<(SettleOutcom
         settling.late_objects();
     }
     settling.containers()?;
+    if !settling.findings.damaged.is_empty() {
+        settling.draft.push(Write::Damaged(settling.findings.damaged.clone(), view.now));
+    }
     let writes = if request.dry_run { Vec::new() } else { settling.draft.into_writes() };
     Ok((SettleOutcome::Settled(settling.findings), writes))
 }
@@ -107,6 +111,9 @@ pub(crate) fn forget(
     }
     draft.into_writes()
 }
+
+/// Why an object that a slot's name has is no part of any slot.
+const UNREADABLE: &str = "it says nothing readable of its slot";
 
 struct Settling<'a> {
     view: &'a SettleView,
@@ -256,7 +263,9 @@ impl<'a> Settling<'a> {
         }
         if !self.has(ShareKind::Mutable) {
             let unreadable = request.manifests.iter().filter(|(_, manifest)| manifest.is_none());
-            self.findings.damaged.extend(unreadable.map(|(name, _)| *name).filter(|name| !self.wasted.contains(name)));
+            let unreadable = unreadable.map(|(name, _)| *name).filter(|name| !self.wasted.contains(name));
+            let damaged = unreadable.map(|name| DamagedObject { name, reason: UNREADABLE.to_owned() });
+            self.findings.damaged.extend(damaged);
         }
         Ok(())
     }

@@ -125,6 +125,16 @@ sql!(
     SET epoch = excluded.epoch"
 );
 sql!(
+    NOTE_DAMAGED,
+    [UUID, INT2_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8],
+    "-- note_damaged
+    INSERT INTO damaged_objects (si, shnum, object, reason, seen_at)
+    SELECT $1, u.shnum, u.object, u.reason, $5
+    FROM unnest($2, $3, $4) AS u (shnum, object, reason)
+    ON CONFLICT (si, object) DO UPDATE
+    SET reason = excluded.reason, seen_at = excluded.seen_at"
+);
+sql!(
     REMOVE_GARBAGE,
     [INT8],
     "-- remove_garbage
@@ -196,7 +206,7 @@ pub(super) fn shnum(share: ShareId) -> i16 {
 }
 
 /// Keys of many shares, as one statement takes them.
-fn keys(shares: &[ShareId]) -> (Vec<Uuid>, Vec<i16>) {
+pub(super) fn keys(shares: &[ShareId]) -> (Vec<Uuid>, Vec<i16>) {
     shares.iter().map(|share| (si(share.storage_index), shnum(*share))).unzip()
 }
 
@@ -280,6 +290,13 @@ fn call_of(write: Write) -> Result<Call> {
             let times = (created_at.seconds(), not_before.seconds());
             let upload = upload.map(|upload| Uuid(*upload.as_bytes()));
             call!(ADD_GARBAGE, index, number, reason_number(reason), times.0, times.1, upload, names, bytes, undo)
+        }
+        Write::Damaged(objects, seen_at) => {
+            let index = objects.first().map(|object| si(object.name.share.storage_index));
+            let numbers: Vec<i16> = objects.iter().map(|object| shnum(object.name.share)).collect();
+            let names: Vec<String> = objects.iter().map(|object| object.name.to_string()).collect();
+            let reasons: Vec<String> = objects.into_iter().map(|object| object.reason).collect();
+            call!(NOTE_DAMAGED, index, numbers, names, reasons, seen_at.seconds())
         }
         Write::RemoveGarbage(id) => call!(REMOVE_GARBAGE, id),
         Write::Expire { run, leases, at } => {

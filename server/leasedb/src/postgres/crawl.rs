@@ -116,6 +116,17 @@ sql!(
     FROM crawl_units
     WHERE run_id = $1"
 );
+// The parts of the run before are everything, in sizes that have proven right.
+sql!(
+    UNITS_OF_LAST,
+    [INT8],
+    "-- units_of_last
+    INSERT INTO crawl_units (run_id, prefix)
+    SELECT $1, prefix
+    FROM crawl_units
+    WHERE run_id = (SELECT max(run_id) FROM crawl_units WHERE run_id < $1)
+    RETURNING 1"
+);
 sql!(
     FORGET_UNITS,
     [INT8],
@@ -327,8 +338,10 @@ async fn claim(tx: &mut Tx<'_>, &Claim { run, worker, now, claim_seconds }: &Cla
     // The sign of life is a write.
     let write = vec![call!(RUN_LIVES, run, now)];
     if all == 0 {
-        let root = vec![Prefix::default().to_string()];
-        let [_, _] = tx.read([call!(FORGET_UNITS, run), call!(ADD_UNITS, run, root)]).await?;
+        let [parts, _] = tx.read([call!(UNITS_OF_LAST, run), call!(FORGET_UNITS, run)]).await?;
+        if parts.is_empty() {
+            let [_] = tx.read([call!(ADD_UNITS, run, vec![Prefix::default().to_string()])]).await?;
+        }
     } else if open == 0 {
         return Ok((ClaimUnitOutcome::Finished(totals, failed.unsigned_abs(), get(row, 3, "reason")?), write));
     }
@@ -367,6 +380,7 @@ async fn finish_in(tx: &mut Tx<'_>, Finish { finish, now }: &Finish) -> Decided<
         UnitEnd::Done(_) => {
             let (first, last) = finish.unit.bounds();
             writes.push(call!(FORGET_RECOVERED, si(first), si(last)));
+            writes.push(super::trouble::forget_damaged(run, first, last));
         }
         UnitEnd::Split => {
             let parts: Vec<String> = finish.unit.split().iter().map(Prefix::to_string).collect();

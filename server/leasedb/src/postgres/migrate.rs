@@ -37,7 +37,7 @@ pub struct Migrated {
 const DEPLOYMENT_OF_SERVER: &str =
     "SELECT, UPDATE (deployment_id, epoch, mode, backed_up_until, surveyed_epoch, settled_epoch, complete_since)";
 /// Tables with the rights of the server, the operator and maintenance on them. Who locks a row needs UPDATE on a column.
-const RIGHTS: [(&str, [&str; 3]); 20] = [
+const RIGHTS: [(&str, [&str; 3]); 21] = [
     ("deployment", [DEPLOYMENT_OF_SERVER, "SELECT, UPDATE (accounts_version)", DEPLOYMENT_OF_SERVER]),
     ("beats", ["SELECT, UPDATE", "SELECT", "SELECT, UPDATE"]),
     ("losses", ["SELECT, INSERT", "SELECT", "SELECT, INSERT"]),
@@ -58,6 +58,7 @@ const RIGHTS: [(&str, [&str; 3]); 20] = [
     ("runs", ["SELECT, INSERT, UPDATE, DELETE", "SELECT", "SELECT, INSERT, UPDATE, DELETE"]),
     ("expired_leases", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
     ("unleased", ["SELECT, INSERT, DELETE", "", "SELECT, INSERT, DELETE"]),
+    ("damaged_objects", ["SELECT, INSERT, UPDATE, DELETE", "", "SELECT, INSERT, UPDATE, DELETE"]),
     ("corruption_advisories", ["SELECT, INSERT", "", "SELECT, INSERT, UPDATE, DELETE"]),
 ];
 

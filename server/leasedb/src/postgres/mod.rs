@@ -22,6 +22,7 @@ mod migrate;
 mod runs;
 mod sql;
 mod transactions;
+mod trouble;
 mod tx;
 
 use std::sync::Arc;
@@ -48,6 +49,7 @@ use leasehold_core::leasedb::{
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
+use leasehold_core::trouble::Troubles;
 use leasehold_core::tub::TubConnection;
 
 pub use connect::{Authorities, PgOptions, Tls};
@@ -56,7 +58,7 @@ pub use metrics::PgMetrics;
 pub use migrate::{Migrated, Roles, migrate};
 
 /// The schema version that this program wants.
-pub const SCHEMA_VERSION: u32 = 6;
+pub const SCHEMA_VERSION: u32 = 7;
 
 /// The lease database on PostgreSQL. Clones share connections.
 #[derive(Clone)]
@@ -242,6 +244,10 @@ impl LeaseDb for PgLeaseDb {
         self.read_unleased(after, until, max).await
     }
 
+    async fn queue_unleased(&self, shares: Vec<ShareId>) -> Result<()> {
+        self.change_queue_unleased(&shares).await
+    }
+
     async fn unleased_totals(&self) -> Result<UnleasedTotals> {
         self.read_unleased_totals().await
     }
@@ -348,6 +354,10 @@ impl LeaseDb for PgLeaseDb {
 
     async fn note_backup(&self, epoch: Epoch, until: Timestamp) -> Result<()> {
         self.change_note_backup(epoch, until).await
+    }
+
+    async fn troubles(&self, max: u32) -> Result<Troubles> {
+        self.read_troubles(max).await
     }
 
     async fn advise(&self, advisory: Advisory) -> Result<()> {

@@ -5,6 +5,7 @@ use leasehold_core::clock::Timestamp;
 use leasehold_core::id::{AccountId, ShareId};
 use leasehold_core::leasedb::Result;
 use leasehold_core::run::RunId;
+use leasehold_core::trouble::DamagedObject;
 use leasehold_core::tub::TubConnection;
 
 use super::Tx;
@@ -119,6 +120,19 @@ impl Tx<'_> {
                 let upload = upload.map(|upload| *upload.as_bytes());
                 let params = (key.0, key.1, reason_number(reason), times.0, times.1, upload, names, bytes, undo);
                 self.execute(sql, params).map(drop)
+            }
+            Write::Damaged(objects, seen_at) => {
+                let sql = "-- note_damaged
+                    INSERT INTO damaged_objects (si, shnum, object, reason, seen_at)
+                    VALUES (?1, ?2, ?3, ?4, ?5)
+                    ON CONFLICT (si, object) DO UPDATE
+                    SET reason = excluded.reason, seen_at = excluded.seen_at";
+                let one = |object: &DamagedObject| {
+                    let (share, name) = (object.name.share, object.name.to_string());
+                    let key = (share.storage_index.as_bytes(), share.number.get());
+                    self.execute(sql, (key.0, key.1, name, &object.reason, seen_at.seconds())).map(drop)
+                };
+                objects.iter().try_for_each(one)
             }
             Write::RemoveGarbage(id) => {
                 self.execute("-- remove_garbage\nDELETE FROM garbage WHERE garbage_id = ?1", [id]).map(drop)

@@ -147,8 +147,16 @@ impl Tx<'_> {
         let counts = self.query(count, [id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
         let (all, open, failed, reason): (i64, i64, i64, String) = counts.into_iter().next().unwrap_or_default();
         if all == 0 {
+            // The parts of the run before are everything, in sizes that have proven right.
+            let of_last = "-- units_of_last
+                INSERT INTO crawl_units (run_id, prefix)
+                SELECT ?1, prefix
+                FROM crawl_units
+                WHERE run_id = (SELECT max(run_id) FROM crawl_units WHERE run_id < ?1)";
+            if self.execute(of_last, [id])? == 0 {
+                self.execute("-- first_unit\nINSERT INTO crawl_units (run_id, prefix) VALUES (?1, '')", [id])?;
+            }
             self.execute("-- forget_units\nDELETE FROM crawl_units WHERE run_id < ?1", [id])?;
-            self.execute("-- first_unit\nINSERT INTO crawl_units (run_id, prefix) VALUES (?1, '')", [id])?;
         } else if open == 0 {
             return Ok(ClaimUnitOutcome::Finished(totals, failed.unsigned_abs(), reason));
         }
@@ -203,6 +211,7 @@ impl Tx<'_> {
                     DELETE FROM recovered
                     WHERE si BETWEEN ?1 AND ?2 AND (SELECT mode FROM deployment) = 0";
                 self.execute(forget, (first.as_bytes(), last.as_bytes()))?;
+                self.forget_damaged(finish.run, first, last)?;
             }
             UnitEnd::Split => {
                 self.execute(

@@ -16,6 +16,7 @@ mod garbage;
 mod rows;
 mod runs;
 mod transactions;
+mod trouble;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ use leasehold_core::leasedb::{
 use leasehold_core::run::{BeginRun, BeginRunOutcome, FinishRun, PermitOutcome, Run, RunId, RunKind, Totals};
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
+use leasehold_core::trouble::Troubles;
 use leasehold_core::tub::TubConnection;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
@@ -372,6 +374,10 @@ impl LeaseDb for SqliteLeaseDb {
         self.read(move |tx| tx.list_unleased(after, until, max)).await
     }
 
+    async fn queue_unleased(&self, shares: Vec<ShareId>) -> Result<()> {
+        self.write(move |tx| tx.queue_unleased(shares)).await
+    }
+
     async fn unleased_totals(&self) -> Result<UnleasedTotals> {
         self.read(|tx| tx.unleased_totals()).await
     }
@@ -478,6 +484,10 @@ impl LeaseDb for SqliteLeaseDb {
 
     async fn note_backup(&self, epoch: Epoch, until: Timestamp) -> Result<()> {
         self.write(move |tx| tx.note_backup(epoch, until)).await
+    }
+
+    async fn troubles(&self, max: u32) -> Result<Troubles> {
+        self.read(move |tx| tx.troubles(max)).await
     }
 
     async fn advise(&self, advisory: Advisory) -> Result<()> {

@@ -81,7 +81,7 @@ async fn mode<G: Ground>(site: &Site<G>) -> Mode {
 
 async fn reconcile<G: Ground>(site: &Site<G>) -> Run {
     let pod = begun(site).await;
-    let options = ReconcileOptions { dry_run: false, workers: 2 };
+    let options = ReconcileOptions { dry_run: false, workers: 2, slowly: false };
     let progress = Arc::new(Progress::in_log("reconciling"));
     reconcile::run(&Arc::new(pod.store), options, &progress).await.expect("a run")
 }
@@ -132,6 +132,10 @@ async fn a_classic_store_is_served_at_once_and_nothing_in_it_is_touched<G: Groun
     }
     let run = recover(&site).await;
     assert_eq!(run.totals.of("damaged_objects"), 6, "but told of: {run:?}");
+    let troubles = site.db.troubles(100).await.expect("troubles");
+    let corrupted: Vec<ShareId> = troubles.damaged.iter().map(|(object, _)| object.name.share).collect();
+    assert_eq!(corrupted, (0..6).map(|number| share(7, number)).collect::<Vec<_>>());
+    assert!(troubles.damaged.iter().all(|(object, _)| !object.reason.is_empty()), "{troubles:?}");
     for id in shares.keys() {
         let leases = site.db.list_leases(id.storage_index).await.expect("list_leases");
         let lease = leases.iter().find(|lease| lease.number == id.number).expect("leased");

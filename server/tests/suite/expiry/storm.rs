@@ -1,5 +1,6 @@
-//! Everything at once: uploads, slot writes, removals, renewals and aborts against expiry, collection and undo, with
-//! operations that die anywhere. Time stands still while they run and then leaps by days.
+//! Everything at once: uploads, slot writes, removals, renewals and aborts against all runs of the accounting crawler (expire,
+//! collect, reconcile, audit, backup) and undo, with operations that die anywhere. Time stands still while they run and then
+//! leaps by days.
 //!
 //! A lease that was seen is never gone before its end, what a row names can be read, and usage equals a recount.
 
@@ -8,14 +9,18 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use leasehold_core::accountant::Session;
+use leasehold_core::backup::keep::Keep;
 use leasehold_core::expiry::{Brakes, ExpirePolicy};
 use leasehold_core::id::{AccountId, ShareId, ShareNumber};
 use leasehold_core::lease::{DAY_SECONDS, LEASE_DURATION_SECONDS};
 use leasehold_core::leasedb::LeaseDb;
-use leasehold_core::run::RunKind;
+use leasehold_core::run::{FinishRun, RunKind, RunState};
 use leasehold_core::share::{ShareKind, ShareState};
-use leasehold_core::store::{ExpireRequest, ShareSlice, Store, StoreError, StoreOptions};
+use leasehold_core::store::{Claim, ExpireRequest, ShareSlice, Store, StoreError, StoreOptions};
 use leasehold_core::testing::{body, enabler, seed, share_id, storage_index, upload_secret};
+use leasehold_server::jobs::progress::Progress;
+use leasehold_server::jobs::reconcile::{self, ReconcileOptions};
+use leasehold_server::jobs::{audit, backup};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -32,7 +37,7 @@ const PHASES: usize = 16;
 /// What all tasks share.
 struct Storm<G: Ground> {
     site: Site<G>,
-    store: Store<G::Db, G::Objects>,
+    store: Arc<Store<G::Db, G::Objects>>,
     sessions: Vec<Arc<Session>>,
     /// Leases on immutable shares that somebody was told of: no client can remove those.
     told: Mutex<HashMap<(ShareId, AccountId), i64>>,
@@ -52,6 +57,8 @@ impl<G: Ground> Storm<G> {
         let options = StoreOptions { brakes, ..StoreOptions::default() };
         let store = site.store_with(site.db.clone(), site.objects.clone(), options);
         store.refresh_space().await.expect("room is known");
+        assert_eq!(store.claim_backend().await.expect("an answer"), Claim::Ours);
+        let store = Arc::new(store);
         Self { site, store, sessions, told: Mutex::default() }
     }
 
@@ -116,19 +123,57 @@ impl<G: Ground> Storm<G> {
     }
 
     async fn job_step(&self, random: &mut StdRng) -> Outcome {
-        match random.random_range(0..7) {
+        match random.random_range(0..10) {
             0..=2 => {
                 let request = ExpireRequest { policy: ExpirePolicy::default(), dry_run: random.random_bool(0.2) };
                 self.store.expire(request, |_| ()).await.map(drop)
             }
             3 | 4 => self.store.collect(|_| ()).await.map(drop),
-            5 => self.store.undo(storage_index(random.random_range(0..INDEXES)), None).await.map(drop),
+            5 => self.reconcile().await,
+            6 => self.audit().await,
+            7 => self.back_up().await,
+            8 => self.store.undo(storage_index(random.random_range(0..INDEXES)), None).await.map(drop),
             _ => {
                 let runs = self.site.db.list_runs(Some(RunKind::Expire), 5).await?;
                 let Some(run) = runs.last() else { return Ok(()) };
                 self.store.undo_run(run.id, |_| ()).await.map(drop)
             }
         }
+    }
+
+    /// Somebody's run that died would be waited for until time goes on; its parts would come back then.
+    async fn end_running(&self, kind: RunKind) -> Outcome {
+        for run in self.site.db.list_runs(Some(kind), 1).await? {
+            let reason = "another one begins".to_owned();
+            let end = FinishRun { id: run.id, state: RunState::Failed, totals: run.totals, reason };
+            self.site.db.finish_run(end).await?;
+        }
+        Ok(())
+    }
+
+    async fn reconcile(&self) -> Outcome {
+        self.end_running(RunKind::Reconcile).await?;
+        let options = ReconcileOptions { dry_run: false, workers: 2, slowly: false };
+        let progress = Arc::new(Progress::in_log("comparing"));
+        // That another one takes this run's place in the middle is no failure.
+        let Ok(run) = reconcile::run(&self.store, options, &progress).await else { return Ok(()) };
+        assert_ne!(run.state, RunState::Braked, "{}", run.reason);
+        assert_eq!(run.totals.of("shares_lost"), 0, "nothing is ever lost here");
+        Ok(())
+    }
+
+    async fn audit(&self) -> Outcome {
+        self.end_running(RunKind::Audit).await?;
+        let Ok(run) = audit::run(&**self.store.db(), &Progress::in_log("auditing")).await else { return Ok(()) };
+        assert_eq!(run.totals.of("accounts_corrected"), 0, "counters are right at every instant");
+        Ok(())
+    }
+
+    async fn back_up(&self) -> Outcome {
+        self.end_running(RunKind::Backup).await?;
+        let keep = Keep { hourly: 2, daily: 1, weekly: 1 };
+        drop(backup::run(&self.store, keep, &Progress::in_log("backing up")).await);
+        Ok(())
     }
 
     /// Every row can be read, no lease that was told is gone before its end, and usage is what a recount says.
@@ -212,8 +257,8 @@ async fn usage_and_leases_hold_in_any_storm<G: Ground>() {
         let mut running = Vec::new();
         for task in 0..tasks {
             let (storm, mut random) = (storm.clone(), StdRng::seed_from_u64(random.random()));
-            // Every fourth task runs jobs.
-            let is_job = task % 4 == 3;
+            // Every second task runs jobs.
+            let is_job = task % 2 == 1;
             running.push(tokio::spawn(async move {
                 for _ in 0..steps {
                     let of_step = StdRng::seed_from_u64(random.random());
@@ -233,6 +278,15 @@ async fn usage_and_leases_hold_in_any_storm<G: Ground>() {
     let removed: u64 = runs.iter().map(|run| run.totals.of("leases_removed")).sum();
     let runs = storm.site.db.list_runs(Some(RunKind::Collect), 200).await.expect("list_runs");
     let retired: u64 = runs.iter().map(|run| run.totals.of("shares_retired")).sum();
-    println!("{removed} leases removed, {retired} shares retired");
-    assert!(removed > 0 && retired > 0, "it was calm");
+    let done = async |kind| {
+        let runs = storm.site.db.list_runs(Some(kind), 200).await.expect("list_runs");
+        runs.into_iter().filter(|run| run.state == RunState::Done).count()
+    };
+    let [reconciled, audited, backed_up] =
+        [done(RunKind::Reconcile).await, done(RunKind::Audit).await, done(RunKind::Backup).await];
+    println!(
+        "{removed} leases removed, {retired} shares retired, {reconciled} times reconciled, {audited} audited, \
+         {backed_up} backed up"
+    );
+    assert!(removed > 0 && retired > 0 && reconciled > 0 && audited > 0 && backed_up > 0, "it was calm");
 }

@@ -84,6 +84,27 @@ async fn corrections_and_changes_add_up<G: Ground>() {
     assert_eq!(audit(&site.db).await.totals.of("accounts_corrected"), 0);
 }
 
+/// A share that lost its last lease and is in no queue would stay for ever.
+async fn what_nobody_leases_and_nobody_queued_goes_after_an_audit<G: Ground>() {
+    let site = Site::<G>::make().await;
+    let alice = site.account("alice").await;
+    let pod = site.pod(site.objects.clone());
+    for index in 0..3 {
+        pod.upload(&alice, share_id(index, 0), &pattern(0..100)).await;
+    }
+    site.clock.advance(2 * 86_400);
+    assert_eq!(audit(&site.db).await.totals.of("shares_unleased"), 0);
+    let [one] = [1].map(|index| G::bytes(storage_index(index).as_bytes()));
+    site.ground.execute(&format!("DELETE FROM leases WHERE si = {one}")).await;
+    assert_eq!(pod.store.collect(|_| ()).await.expect("collect").retired.count, 0, "it is in no queue");
+    let run = audit(&site.db).await;
+    assert_eq!((run.totals.of("shares_unleased"), run.totals.of("accounts_corrected")), (1, 1));
+    assert_eq!((run.totals.of("shares_leased"), run.totals.of("storage_indexes")), (2, 3));
+    assert_eq!(pod.store.collect(|_| ()).await.expect("collect").retired.count, 1);
+    assert_eq!(audit(&site.db).await.totals.of("shares_unleased"), 0);
+    site.assert_clean(&["alice"], &[0, 1, 2]).await;
+}
+
 async fn only_one_audit_at_a_time<G: Ground>() {
     let site = Site::<G>::make().await;
     let begin = leasehold_core::run::BeginRun {
@@ -96,4 +117,9 @@ async fn only_one_audit_at_a_time<G: Ground>() {
     assert!(error.to_string().contains("under way"), "{error}");
 }
 
-on_every_ground!(wrong_counters_are_corrected, corrections_and_changes_add_up, only_one_audit_at_a_time);
+on_every_ground!(
+    wrong_counters_are_corrected,
+    corrections_and_changes_add_up,
+    what_nobody_leases_and_nobody_queued_goes_after_an_audit,
+    only_one_audit_at_a_time,
+);

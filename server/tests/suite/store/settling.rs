@@ -2,6 +2,7 @@
 //! A11, C1–C3.
 
 use bytes::Bytes;
+use leasehold_core::accountant::Session;
 use leasehold_core::backend::Backend;
 use leasehold_core::chunk::{ObjectName, StoreObject, folder};
 use leasehold_core::crawl::{ORPHAN_AGE_SECONDS, Settle, SettleOutcome, Stored};
@@ -9,7 +10,7 @@ use leasehold_core::id::{ShareId, ShareNumber};
 use leasehold_core::leasedb::{LeaseDb, SlotToken, TickOutcome, UNDO_SECONDS};
 use leasehold_core::share::ShareKind;
 use leasehold_core::slot::{ReadTestWrite, TestVector};
-use leasehold_core::store::StoreError;
+use leasehold_core::store::{Store, StoreError};
 use leasehold_core::testing::faulty::{Fault, Faults, FaultyBackend, FaultyLeaseDb};
 use leasehold_core::testing::{body, enabler, share_id, storage_index, upload_secret};
 
@@ -386,36 +387,77 @@ async fn a11_a_merged_object_of_a_share_that_was_removed_stays_away<G: Ground>()
     assert!(pod.numbers(ShareKind::Immutable, share).await.is_empty());
 }
 
-/// Every call of a settling dies, or fails; then the same storage index is asked for again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_call_of_a_first_touch_may_fail_or_die() {
-    for call in 0.. {
-        for fault in [Fault::ErrorBefore, Fault::ErrorAfter, Fault::CrashBefore, Fault::CrashAfter] {
-            let site = Site::new().await;
-            let alice = site.account("alice").await;
-            let pod = site.far_pod().await;
-            pod.write_slot(&alice, share_id(1, 0), b"kept").await;
-            beats(&site, &pod.store, 1).await;
-            let past = site.ground.keep().await;
-            pod.write_slot(&alice, share_id(1, 0), b"lost").await;
-            beats(&site, &pod.store, 1).await;
-            drop(lose(&site, &past).await);
-            let faults = Faults::new();
-            let db = FaultyLeaseDb::new(site.db.clone(), faults.clone());
-            let store = site.store(db, FaultyBackend::new(site.objects.clone(), faults.clone()));
-            store.refresh_space().await.expect("told of recovery");
-            faults.begin("touch", Some((call, fault)));
-            let listed = faults.run(store.list_shares(ShareKind::Mutable, storage_index(1))).await;
-            if faults.end().struck.is_none() {
-                assert!(call >= 5, "survey, list, two manifests, settle, and the question itself");
-                return;
-            }
-            assert!(!matches!(listed, Some(Ok(_))), "an answer after {fault:?} at call {call}");
-            let pod = site.told_pod().await;
-            assert_eq!(pod.read(ShareKind::Mutable, share_id(1, 0)).await, b"lost", "{fault:?} at call {call}");
-            assert_eq!(site.usage("alice").await, (4 + 472, 0));
+/// Whatever may be the first to touch a storage index: of a slot that lost its last write, and of a bucket without a row.
+const TOUCHES: [&str; 6] =
+    ["list_shares", "stable_share", "renew_leases", "allocate_bucket", "abort_bucket", "read_test_write"];
+
+async fn touch<L: LeaseDb, B: Backend>(store: &Store<L, B>, alice: &Session, what: &str) -> Result<(), StoreError> {
+    let (slot, bucket) = (share_id(1, 0), share_id(2, 0));
+    match what {
+        "list_shares" => store.list_shares(ShareKind::Immutable, bucket.storage_index).await.map(drop),
+        "stable_share" => store.stable_share(ShareKind::Mutable, slot).await.map(drop),
+        "renew_leases" => store.renew_leases(alice, bucket.storage_index).await.map(drop),
+        "allocate_bucket" => {
+            let sets =
+                store.allocate_bucket(alice, bucket.storage_index, &[bucket.number], 4, &upload_secret(2)).await?;
+            assert_eq!(sets.already_have, [bucket.number]);
+            Ok(())
+        }
+        "abort_bucket" => match store.abort_bucket(bucket, &upload_secret(1)).await {
+            // There is nothing left to abort.
+            Err(StoreError::AlreadyComplete) => Ok(()),
+            other => other.map(drop),
+        },
+        _ => {
+            let (request, payload) = (one_share(0, replaced(4)), Bytes::from_static(b"next"));
+            store.read_test_write(alice, slot.storage_index, &enabler(1), &request, &payload).await.map(drop)
         }
     }
+}
+
+/// Every call of every first touch fails, or its process dies there; then both storage indexes are asked for again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_of_every_first_touch_may_fail_or_die() {
+    for what in TOUCHES {
+        let mut calls = 0;
+        while first_touch(what, calls).await {
+            calls += 1;
+        }
+        assert!(calls >= 4, "{what}: survey, list, settle, and the question itself");
+    }
+}
+
+/// Strikes at one call with each fault. False: there was no such call.
+async fn first_touch(what: &'static str, call: usize) -> bool {
+    for fault in [Fault::ErrorBefore, Fault::ErrorAfter, Fault::CrashBefore, Fault::CrashAfter] {
+        let site = Site::new().await;
+        let alice = site.account("alice").await;
+        let pod = site.far_pod().await;
+        pod.write_slot(&alice, share_id(1, 0), b"kept").await;
+        beats(&site, &pod.store, 1).await;
+        let past = site.ground.keep().await;
+        pod.write_slot(&alice, share_id(1, 0), b"lost").await;
+        pod.upload(&alice, share_id(2, 0), b"lost").await;
+        beats(&site, &pod.store, 1).await;
+        drop(lose(&site, &past).await);
+        let faults = Faults::new();
+        let db = FaultyLeaseDb::new(site.db.clone(), faults.clone());
+        let store = site.store(db, FaultyBackend::new(site.objects.clone(), faults.clone()));
+        store.refresh_space().await.expect("told of recovery");
+        faults.begin(what, Some((call, fault)));
+        let touched = faults.run(touch(&store, &alice, what)).await;
+        if faults.end().struck.is_none() {
+            assert!(matches!(touched, Some(Ok(()))), "{what}: {touched:?}");
+            return false;
+        }
+        let told = format!("{what}, {fault:?} at call {call}");
+        let pod = site.told_pod().await;
+        let slot = pod.read(ShareKind::Mutable, share_id(1, 0)).await;
+        assert!(slot == b"lost" || (what == "read_test_write" && slot == b"next"), "{told}: {slot:?}");
+        assert_eq!(pod.read(ShareKind::Immutable, share_id(2, 0)).await, b"lost", "{told}");
+        assert_eq!(site.usage("alice").await, (4 + 472 + 4 + 12, 0), "{told}");
+    }
+    true
 }
 
 /// Uploads outlive a loss; what they were too late to record is found when they are touched.

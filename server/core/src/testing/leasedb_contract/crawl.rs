@@ -4,13 +4,16 @@
 use super::MakeLeaseDb;
 use super::bench::{Bench, IDLE_SECONDS};
 use crate::chunk::{ObjectName, StoreObject};
+use crate::classic::Damage;
+use crate::clock::Clock;
 use crate::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix, UnitEnd};
 use crate::crawl::{Findings, ForgetOutcome, ORPHAN_AGE_SECONDS, Settle, SettleOutcome, Stored, Survey, TakeOver};
 use crate::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
-use crate::leasedb::{Epoch, LeaseDb, Mode, SlotToken, UNDO_SECONDS};
-use crate::run::{BeginRun, BeginRunOutcome, Run, RunKind, RunState, Totals};
+use crate::leasedb::{Advisory, Epoch, LeaseDb, Mode, SlotToken, UNDO_SECONDS};
+use crate::run::{BeginRun, BeginRunOutcome, FinishRun, Run, RunKind, RunState, Totals};
 use crate::share::{ShareKind, ShareState};
 use crate::testing::values::{share_id, storage_index};
+use crate::trouble::{DamagedObject, Troubles};
 
 impl<D: LeaseDb> Bench<D> {
     async fn survey(&self, index: StorageIndex) -> Survey {
@@ -269,4 +272,59 @@ pub async fn recovery_ends_only_after_a_run_that_compared_everything<M: MakeLeas
     assert_eq!(bench.db.deployment().await.expect("deployment").mode, Mode::Recovery, "until the heart beats");
     let share = ShareId::new(storage_index(3), ShareNumber::new(0));
     assert_eq!(bench.settle(share.storage_index, &[]).await, Findings::default());
+}
+
+pub async fn what_is_wrong_is_listed_until_it_is_mended<M: MakeLeaseDb>() {
+    let bench = Bench::new::<M>().await;
+    let (alice, bucket) = (bench.account("alice", None).await, share_id(1, 0));
+    let name = bench.bucket_share(alice, bucket, 100).await;
+    assert_eq!(bench.db.troubles(9).await.expect("troubles"), Troubles::default());
+    let lost_at = bench.clock.now();
+    bench.settle(bucket.storage_index, &[]).await;
+    let container = |number| ObjectName::new(share_id(2, number), StoreObject::Classic);
+    let damage = |number, damage: Damage| DamagedObject { name: container(number), reason: damage.to_string() };
+    let see = async |dry_run| {
+        let index = storage_index(2);
+        let containers = vec![(container(1), Err(Damage::Short)), (container(7), Err(Damage::Unknown))];
+        let (seen, token) = (bench.survey(index).await, SlotToken(bench.entropy.bytes()));
+        let (listed, manifests) = (Vec::new(), Vec::new());
+        let settle = Settle { storage_index: index, seen, listed, manifests, containers, token, dry_run };
+        bench.db.settle(settle).await.expect("settle")
+    };
+    see(true).await;
+    assert!(bench.db.troubles(9).await.expect("troubles").damaged.is_empty(), "only to say what would be");
+    bench.clock.advance(5);
+    let seen_at = bench.clock.now();
+    let both = vec![damage(1, Damage::Short), damage(7, Damage::Unknown)];
+    let settled = SettleOutcome::Settled(Findings { damaged: both.clone(), ..Findings::default() });
+    assert_eq!(see(false).await, settled);
+    for reason in ["first", "second"] {
+        let (kind, reason) = (ShareKind::Immutable, reason.to_owned());
+        let advisory = Advisory { share: bucket, kind, account: alice, reason };
+        bench.db.advise(advisory).await.expect("advise");
+        bench.clock.advance(5);
+    }
+    let troubles = bench.db.troubles(9).await.expect("troubles");
+    assert_eq!(troubles.lost, [(bucket, lost_at)]);
+    assert_eq!(troubles.damaged, both.into_iter().map(|object| (object, seen_at)).collect::<Vec<_>>());
+    let says: Vec<&str> = troubles.reported.iter().map(|(_, says, _)| says.as_str()).collect();
+    assert_eq!(says, ["second", "first"]);
+    let few = bench.db.troubles(1).await.expect("troubles");
+    assert_eq!((few.lost.len(), few.damaged.len(), few.reported.len()), (1, 1, 1));
+    // A run that does not see the containers any more, and one that does nothing.
+    for dry_run in [true, false] {
+        let begin = BeginRun { kind: RunKind::Reconcile, dry_run, policy: String::new() };
+        let BeginRunOutcome::Begun(run) = bench.db.begin_run(begin).await.expect("begin_run") else {
+            panic!("none runs")
+        };
+        let worker = bench.id();
+        let unit = bench.claimed(&run, worker).await.expect("a unit");
+        assert!(bench.finish_unit(&run, &unit, worker, UnitEnd::Done(Totals::default())).await);
+        let end = FinishRun { id: run.id, state: RunState::Done, totals: Totals::default(), reason: String::new() };
+        assert!(bench.db.finish_run(end).await.expect("finish_run"));
+        let left = bench.db.troubles(9).await.expect("troubles").damaged.len();
+        assert_eq!(left, if dry_run { 2 } else { 0 });
+    }
+    assert_eq!(bench.settle(bucket.storage_index, &[(name, 100)]).await.found, 1);
+    assert!(bench.db.troubles(9).await.expect("troubles").lost.is_empty());
 }

@@ -12,9 +12,13 @@ use leasehold_core::leasedb::{GarbageReason, Result, ShareRow, UNDO_SECONDS};
 use leasehold_core::locator::Locator;
 use leasehold_core::secret::SecretHash;
 use leasehold_core::share::{ShareKind, ShareState};
+use leasehold_core::trouble::DamagedObject;
 
 use super::Settling;
 use crate::plan::Write;
+
+/// Why a sound container is refused.
+const UNFIT: &str = "it does not fit the other shares of its storage index";
 
 /// What a container is good for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,13 +41,16 @@ impl Settling<'_> {
             if self.wasted.contains(name) {
                 continue;
             }
-            let verdict = match read {
-                Ok(found) => self.judge(found)?,
-                Err(_) => Verdict::Refused,
+            let found = match read {
+                Ok(found) => found,
+                Err(damage) => {
+                    self.note_damage(*name, damage.to_string());
+                    continue;
+                }
             };
-            match verdict {
+            match self.judge(found)? {
                 Verdict::Superfluous if !self.is_recovery() => self.throw_away(*name),
-                Verdict::Refused => self.findings.damaged.push(*name),
+                Verdict::Refused => self.note_damage(*name, UNFIT.to_owned()),
                 Verdict::Taken | Verdict::GivenUp | Verdict::Superfluous => {}
             }
         }
@@ -133,6 +140,10 @@ impl Settling<'_> {
             self.draft.push(slot.with_token(index, self.request.token));
         }
         Verdict::Taken
+    }
+
+    fn note_damage(&mut self, name: ObjectName, reason: String) {
+        self.findings.damaged.push(DamagedObject { name, reason });
     }
 
     fn throw_away(&mut self, name: ObjectName) {
