@@ -40,6 +40,7 @@ pub use status::{AccountCredential, AccountEffective, AccountStatus, AccountUsag
 )]
 #[schemars(extend("x-kubernetes-validations" = [
     { "rule": "self.serverRef == oldSelf.serverRef", "message": "serverRef cannot be changed, because the account's shares are there; make another Account"},
+    { "rule": "has(self.adopt) == has(oldSelf.adopt) && (!has(self.adopt) || self.adopt == oldSelf.adopt)", "message": "adopt can only be set when the Account is made"},
 ]))]
 #[serde(rename_all = "camelCase")]
 pub struct AccountSpec {
@@ -70,6 +71,18 @@ pub struct AccountSpec {
     /// What becomes of its leases when it is deleted.
     #[serde(default)]
     pub deletion: Deletion,
+    /// A deleted Account of this namespace whose shares and leases this one takes over. Only when the Account is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<Adopt>,
+}
+
+/// A deleted Account that is taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct Adopt {
+    /// Its `status.accountID`; an event of its deletion named it.
+    #[serde(rename = "accountID")]
+    #[schemars(length(max = 20), regex(pattern = r"^[1-9][0-9]*$"))]
+    pub account_id: String,
 }
 
 /// A StorageServer.

@@ -7,19 +7,28 @@
 #![allow(clippy::disallowed_methods)]
 
 mod cluster {
+    mod accounts;
     mod autoscaling;
     mod by_hand;
     mod clients;
     mod deletion;
+    mod dying;
+    mod expiry;
     mod foundation;
+    mod gbs;
     mod install;
     mod limits;
+    mod lost;
+    mod many;
+    mod monitoring;
     mod operated;
     mod operator;
     mod pods;
     mod refused;
+    mod release;
     mod replacing;
     mod resources;
     mod rotation;
+    mod secrets;
     mod world;
 }

@@ -9,6 +9,7 @@ use kube::{Api, Client, Resource};
 use leasehold_core::clock::{Clock, Entropy, Timestamp};
 use leasehold_crds::{Account, LeaseDatabase, StorageBackend, StorageServer};
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
 use crate::apply::Writer;
 use crate::databases::Databases;
@@ -33,16 +34,33 @@ pub struct Stores {
     pub servers: Store<StorageServer>,
     /// Accounts.
     pub accounts: Store<Account>,
+    /// Whether all of them have been listed.
+    pub listed: Listed,
+}
+
+/// How many kinds have been listed since the operator began.
+///
+/// Everybody waits here and nobody with `Store::wait_until_ready`, which wakes only the last of the tasks that wait for a store:
+/// a reconcile that waited with it could sleep for ever, or rob the controller of its own wake-up.
+#[derive(Clone, Debug)]
+pub struct Listed(watch::Receiver<usize>);
+
+impl Listed {
+    /// Kinds of objects that are held in stores.
+    pub const KINDS: usize = 4;
+
+    /// Counts with the sender: one for each kind whose first list is complete.
+    pub fn new() -> (watch::Sender<usize>, Self) {
+        let (sender, receiver) = watch::channel(0);
+        (sender, Self(receiver))
+    }
 }
 
 impl Stores {
     /// Waits until all of them have been listed once.
     pub async fn ready(&self) {
-        // A writer that is gone leaves nothing to wait for: the process ends.
-        drop(self.backends.wait_until_ready().await);
-        drop(self.databases.wait_until_ready().await);
-        drop(self.servers.wait_until_ready().await);
-        drop(self.accounts.wait_until_ready().await);
+        // A sender that is gone leaves nothing to wait for: the process ends.
+        drop(self.listed.0.clone().wait_for(|kinds| *kinds >= Listed::KINDS).await);
     }
 }
 

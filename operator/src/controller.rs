@@ -5,18 +5,18 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::controller::{Action, Config, Controller};
-use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
+use kube::runtime::reflector::{self, ObjectRef, reflector};
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use leasehold_crds::{Account, DELETION_PROTECTION, LeaseDatabase, PAUSED, StorageBackend, StorageServer};
 use tokio::sync::{mpsc, watch};
 
-use crate::context::{Context, Stores};
+use crate::context::{Context, Listed, Stores};
 use crate::error::Result;
 use crate::names::{Key, LEASEHOLD, MANAGED_BY};
 use crate::sweep::{self, Pointers};
@@ -44,30 +44,43 @@ pub struct Controllers {
     databases: Controller<LeaseDatabase>,
     servers: Controller<StorageServer>,
     accounts: Controller<Account>,
+    listed: Listed,
 }
 
 /// Makes the controllers. `watches_secrets`: customers' Secrets are watched, so that a change is noticed at once.
 pub fn controllers(client: &Client, watches_secrets: bool) -> Controllers {
     let ours = watcher::Config::default().labels(&format!("{MANAGED_BY}={LEASEHOLD}"));
-    let all = watcher::Config::default;
-    let mut accounts = Controller::new(Api::<Account>::all(client.clone()), all())
-        .with_config(Config::default().concurrency(ACCOUNTS_AT_ONCE));
+    let (count, listed) = Listed::new();
+    let mut accounts = watching::<Account>(client, &count).with_config(Config::default().concurrency(ACCOUNTS_AT_ONCE));
     if watches_secrets {
         accounts = accounts.owns(Api::<Secret>::all(client.clone()), ours.clone());
     }
     let others = || Config::default().concurrency(OTHERS_AT_ONCE);
     Controllers {
-        backends: Controller::new(Api::all(client.clone()), all())
-            .with_config(others())
-            .owns(Api::<Job>::all(client.clone()), ours.clone()),
-        databases: Controller::new(Api::all(client.clone()), all())
-            .with_config(others())
-            .owns(Api::<Job>::all(client.clone()), ours.clone()),
-        servers: Controller::new(Api::all(client.clone()), all())
-            .with_config(others())
-            .owns(Api::<Deployment>::all(client.clone()), ours),
+        backends: watching(client, &count).with_config(others()).owns(Api::<Job>::all(client.clone()), ours.clone()),
+        databases: watching(client, &count).with_config(others()).owns(Api::<Job>::all(client.clone()), ours.clone()),
+        servers: watching(client, &count).with_config(others()).owns(Api::<Deployment>::all(client.clone()), ours),
         accounts,
+        listed,
     }
+}
+
+/// A controller of one kind, which counts itself as soon as its store is complete.
+fn watching<K>(client: &Client, count: &watch::Sender<usize>) -> Controller<K>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
+{
+    let (reader, writer) = reflector::store();
+    let events = reflector(writer, watcher(Api::all(client.clone()), watcher::Config::default()));
+    let mut count = Some(count.clone());
+    let counted = events.inspect_ok(move |event| {
+        if matches!(event, watcher::Event::InitDone)
+            && let Some(count) = count.take()
+        {
+            count.send_modify(|kinds| *kinds += 1);
+        }
+    });
+    Controller::for_stream(counted.applied_objects(), reader)
 }
 
 impl Controllers {
@@ -78,6 +91,7 @@ impl Controllers {
             databases: self.databases.store(),
             servers: self.servers.store(),
             accounts: self.accounts.store(),
+            listed: self.listed.clone(),
         }
     }
 

@@ -55,7 +55,8 @@ async fn find_server(client: &Client, wanted: Option<&str>) -> anyhow::Result<St
     let all = Api::<StorageServer>::all(client.clone()).list(&ListParams::default()).await;
     let all = all.context("cannot list StorageServers")?;
     let is_ready = |server: &StorageServer| {
-        server.status.as_ref().is_some_and(|status| condition::holds(&status.conditions, "Ready"))
+        server.metadata.deletion_timestamp.is_none()
+            && server.status.as_ref().is_some_and(|status| condition::holds(&status.conditions, "Ready"))
     };
     let name = |server: &StorageServer| format!("{}/{}", server.namespace().unwrap_or_default(), server.name_any());
     match wanted {

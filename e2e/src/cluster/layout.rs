@@ -121,10 +121,13 @@ impl Layout {
         self.root.join(name)
     }
 
-    /// Writes a file of one component and gives its path.
+    /// Writes a file of one component, if it is another than it was, and gives its path.
     pub fn write(&self, name: &str, content: &str) -> Result<PathBuf> {
         let path = self.file(name);
-        fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
+        // kube-proxy ends when its file is touched, and a second `up` begins nothing anew.
+        if !fs::read_to_string(&path).is_ok_and(|old| old == content) {
+            fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
+        }
         Ok(path)
     }
 }

@@ -145,14 +145,22 @@ impl Cluster {
     /// What this service account was refused for lack of a right, as the API server has written it down: one JSON object
     /// each. Other refusals, as in a namespace that is going, are left out.
     pub fn forbidden_to(&self, account: &str) -> Result<Vec<Value>> {
+        let is_forbidden = |event: &Value| event["annotations"]["authorization.k8s.io/decision"] == "forbid";
+        Ok(self.requests(account)?.into_iter().filter(is_forbidden).collect())
+    }
+
+    /// How many requests of this service account the API server has answered and still remembers.
+    pub fn requests_of(&self, account: &str) -> Result<usize> {
+        let is_complete = |event: &&Value| event["stage"] == "ResponseComplete";
+        Ok(self.requests(account)?.iter().filter(is_complete).count())
+    }
+
+    fn requests(&self, account: &str) -> Result<Vec<Value>> {
         let path = self.layout.logs().join("audit.jsonl");
         let log = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         // The last line may be half written.
         let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let is_forbidden = |event: &Value| {
-            event["user"]["username"] == account && event["annotations"]["authorization.k8s.io/decision"] == "forbid"
-        };
-        Ok(events.filter(is_forbidden).collect())
+        Ok(events.filter(|event| event["user"]["username"] == account).collect())
     }
 
     fn daemon(&self, name: &'static str) -> Daemon<'_> {

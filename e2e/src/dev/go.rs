@@ -54,24 +54,60 @@ pub const CHECKER: GoTool = GoTool {
 impl GoTool {
     /// Where the program is; builds it first if it is missing or its module has changed.
     pub fn provide(&self) -> Result<PathBuf> {
-        let path = self.path();
+        if !self.is_there()? {
+            self.build(&[self.package], &self.path())?;
+            self.mark()?;
+        }
+        Ok(self.path())
+    }
+
+    /// Builds what is missing of programs of one module, all with one command: what they share is compiled once, and while one
+    /// is linked others go on. The packages' last words are the programs' names.
+    pub fn provide_all(tools: &[&Self]) -> Result<()> {
+        let mut missing = Vec::new();
+        for tool in tools {
+            if !tool.is_there()? {
+                missing.push(*tool);
+            }
+        }
+        let Some(first) = missing.first() else { return Ok(()) };
+        let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
+        let folder = tools_folder().join("bin");
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        first.build(&packages, &folder)?;
+        missing.iter().try_for_each(|tool| tool.mark())
+    }
+
+    /// Whether the program is there, built from the module as it is now.
+    fn is_there(&self) -> Result<bool> {
         if env::var_os(self.variable).is_some() {
-            return Ok(path);
+            return Ok(true);
         }
+        let sources = self.sources()?;
+        Ok(self.path().is_file() && fs::read_to_string(self.marker()).is_ok_and(|text| text == sources))
+    }
+
+    fn build(&self, packages: &[&str], output: &Path) -> Result<()> {
         let folder = workspace_root().join(self.folder);
-        let marker = tools_folder().join(format!("{}.sources", self.name));
-        let sources = format!("{} {}", hash_of(&folder)?, self.linked).trim_end().to_owned();
-        if path.is_file() && fs::read_to_string(&marker).is_ok_and(|text| text == sources) {
-            return Ok(path);
-        }
         let go = find_go(&folder)?;
-        println!("    building {}, once; a large one takes minutes", self.name);
+        println!("    building {}, once; large ones take minutes", packages.join(", "));
         let mut build = go_command(&go, &folder);
         let linked = format!("-s -w {}", self.linked);
-        build.args(["build", "-trimpath", "-ldflags", linked.trim_end(), "-o"]).arg(&path).arg(self.package);
-        execute(&mut build)?;
-        fs::write(&marker, sources).with_context(|| format!("write {}", marker.display()))?;
-        Ok(path)
+        build.args(["build", "-trimpath", "-ldflags", linked.trim_end(), "-o"]).arg(output).args(packages);
+        execute(&mut build)
+    }
+
+    fn mark(&self) -> Result<()> {
+        let marker = self.marker();
+        fs::write(&marker, self.sources()?).with_context(|| format!("write {}", marker.display()))
+    }
+
+    fn marker(&self) -> PathBuf {
+        tools_folder().join(format!("{}.sources", self.name))
+    }
+
+    fn sources(&self) -> Result<String> {
+        Ok(format!("{} {}", hash_of(&workspace_root().join(self.folder))?, self.linked).trim_end().to_owned())
     }
 
     /// Where the program is once it has been provided.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -13,6 +14,7 @@ use leasehold_e2e::cluster::{Cluster, chart};
 use leasehold_e2e::gbs::Nurl;
 use leasehold_e2e::process::wait_until;
 use leasehold_e2e::tahoe::Client;
+use leasehold_e2e_services::postgres::Row;
 use serde_json::{Value, json};
 
 use super::resources::merged;
@@ -58,9 +60,25 @@ impl Server {
         Ok(server)
     }
 
-    /// Runs a story; its failure comes with what the pods and the operator have to say.
+    /// A server with two pods that stories use together which change nothing but accounts of their own. Its namespace goes with
+    /// the cluster, or when stories are told the next time.
+    pub fn shared() -> Result<&'static Self> {
+        static SHARED: OnceLock<Result<Server, String>> = OnceLock::new();
+        let start = || {
+            let selector = json!({"matchLabels": {"tahoe-customers": "yes"}});
+            Self::start(
+                "shared",
+                &json!({"accounts": {"allowedNamespaces": {"from": "Selector", "selector": selector}}}),
+            )
+        };
+        let shared = SHARED.get_or_init(|| start().map_err(|error| format!("{error:#}")));
+        shared.as_ref().map_err(|error| anyhow!("{error}"))
+    }
+
+    /// Runs a story, and demands that no secret was told while it went on; its failure comes with what the pods and the operator
+    /// have to say.
     pub fn story(&self, story: impl FnOnce() -> Result<()>) -> Result<()> {
-        let told = self.world.story(story);
+        let told = self.world.story(|| story().and_then(|()| super::secrets::expect_untold(&self.world)));
         told.with_context(|| {
             let operator = self.world.cluster.kubectl().in_namespace(chart::NAMESPACE).log_tails();
             let ours = self.world.kubectl.run(&["get", "leasehold", "--output", "yaml"]);
@@ -110,6 +128,28 @@ impl Server {
         self.world.kubectl.run(&["patch", kind, name, "--type=merge", "--patch", &patch]).map(drop)
     }
 
+    /// Runs one of the server's jobs now, and gives what it said; whether it came to a good end.
+    pub fn run_job(&self, kind: &str) -> Result<(bool, String)> {
+        static COUNT: AtomicU16 = AtomicU16::new(0);
+        let job = format!("{kind}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        self.world.kubectl.run(&["create", "job", &job, &format!("--from=cronjob/{SERVER}-{kind}")])?;
+        let ended = self.world.kubectl.wait(&["job", &job], "has ended", PODS_TIMEOUT, |found| {
+            has_condition(found, "Complete") || has_condition(found, "Failed") || found["status"]["failed"].is_number()
+        })?;
+        let said = self.world.kubectl.run(&["logs", &format!("job/{job}")])?;
+        // Once is enough: it would be started again.
+        self.world.kubectl.run(&["delete", "job", &job, "--wait=false"])?;
+        Ok((has_condition(&ended, "Complete"), said))
+    }
+
+    /// Asks the server's database, as its owner would.
+    pub fn query(&self, sql: &str) -> Result<Vec<Row>> {
+        self.world
+            .managed
+            .database
+            .query(self.world.kubectl.namespace(), &format!("SET search_path TO leasehold; {sql}"))
+    }
+
     /// The names of the pods that serve or are ending.
     pub fn pods(&self) -> Result<Vec<String>> {
         let pods = self.world.kubectl.get(&["pods", "--selector", "app.kubernetes.io/component=server"])?;
@@ -125,6 +165,12 @@ impl Server {
         })?;
         self.world.kubectl.wait_rolled_out(SERVER, PODS_TIMEOUT)
     }
+}
+
+/// The number in a row of one, by itself.
+pub fn count(rows: &[Row]) -> Result<u64> {
+    let first = rows.last().and_then(|row| row.first()).and_then(Option::as_ref);
+    Ok(first.context("no row")?.parse()?)
 }
 
 /// Installs the chart, once for all stories; what an earlier run installed is brought up to date.

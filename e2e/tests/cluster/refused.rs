@@ -78,6 +78,7 @@ fn later() -> Vec<Refused> {
         ("StorageServer", json!({"leaseDatabaseRef": {"name": "other"}}), "leaseDatabaseRef cannot be changed"),
         ("StorageServer", json!({"identity": {"secretName": "other"}}), "identity.secretName cannot be changed"),
         ("Account", json!({"serverRef": {"name": "other"}}), "serverRef cannot be changed"),
+        ("Account", json!({"adopt": {"accountID": "17"}}), "adopt can only be set when the Account is made"),
         ("Account", credentials(json!({"generation": 3})), "credentials.generation can only be raised, by one"),
         ("Account", credentials(json!({"secretName": "other"})), "credentials.secretName cannot be changed"),
         (

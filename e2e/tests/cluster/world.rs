@@ -19,6 +19,9 @@ pub const PODS_TIMEOUT: Duration = Duration::from_secs(240);
 /// One server, and so one share.
 pub const ENCODING: Encoding = Encoding { needed: 1, happy: 1, total: 1 };
 
+/// The label of stories' namespaces.
+const STORY: &str = "leasehold.dev/story";
+
 /// A namespace for one story; it goes when the story ends.
 pub struct World {
     pub cluster: Cluster,
@@ -34,7 +37,7 @@ impl World {
         cluster.expect_up()?;
         let managed = managed(&cluster)?;
         let kubectl = cluster.kubectl().in_namespace(&format!("{name}-{}", std::process::id()));
-        let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+        let labels = json!({"pod-security.kubernetes.io/enforce": "restricted", STORY: "yes"});
         let metadata = json!({"name": kubectl.namespace(), "labels": labels});
         kubectl.apply_all(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})])?;
         Ok(Self { cluster, kubectl, managed, directory: Scratch::new(name)? })
@@ -62,9 +65,8 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Accounts are closed in their database first, so the namespace must be gone before the managed services are.
-        // What is left goes with the cluster.
-        let _ = self.kubectl.run(&["delete", "namespace", self.kubectl.namespace(), "--timeout=90s"]);
+        // Pods drain for a while; nobody waits for them. What is left goes with the cluster.
+        let _ = self.kubectl.run(&["delete", "namespace", self.kubectl.namespace(), "--wait=false"]);
     }
 }
 
@@ -78,6 +80,11 @@ pub fn node_port() -> u16 {
 /// The managed services of this run, with names in the cluster; they end with the process.
 fn managed(cluster: &Cluster) -> Result<&'static Managed> {
     static MANAGED: OnceLock<Result<Managed, String>> = OnceLock::new();
-    let managed = MANAGED.get_or_init(|| stores::start_managed(cluster).map_err(|error| format!("{error:#}")));
+    let start = || {
+        // What another run has left stores in services that are gone.
+        cluster.kubectl().run(&["delete", "namespaces", "--selector", STORY, "--wait=false"])?;
+        stores::start_managed(cluster)
+    };
+    let managed = MANAGED.get_or_init(|| start().map_err(|error| format!("{error:#}")));
     managed.as_ref().map_err(|error| anyhow!("{error}"))
 }

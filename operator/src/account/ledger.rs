@@ -1,6 +1,7 @@
 //! An account in the lease database.
 
 use leasehold_core::account::{Account as Ledger, Usage};
+use leasehold_core::id::AccountId;
 use leasehold_core::leasedb::{AccountChange, CreateOutcome, Credential, LeaseDb, LeaseDbError, Result};
 use leasehold_core::secret::Swissnum;
 
@@ -28,47 +29,61 @@ pub async fn find<L: LeaseDb>(db: &L, name: &str) -> Result<Option<Known>> {
     Ok(Some(Known { account, usage, credentials }))
 }
 
-/// Makes an account what it shall be: there, with these settings, opened by this swissnum.
+/// What an account shall be.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// Its name in the lease database.
+    pub name: &'a str,
+    /// Its settings.
+    pub change: &'a AccountChange,
+    /// What opens it.
+    pub newest: &'a Swissnum,
+    /// How long what opened it before stays valid.
+    pub overlap_seconds: i64,
+}
+
+/// Makes an account what it shall be: there, with these settings, opened by this swissnum. One that is not known is made, or is
+/// the closed account `adopted` from then on.
 ///
 /// # Errors
 /// The lease database refused or does not answer.
 pub async fn settle<L: LeaseDb>(
     db: &L,
-    name: &str,
     known: Option<Known>,
-    change: &AccountChange,
-    newest: &Swissnum,
-    overlap_seconds: i64,
+    adopted: Option<AccountId>,
+    wanted: &Wanted<'_>,
 ) -> Result<Known> {
+    let Wanted { name, change, newest, overlap_seconds } = wanted;
     let hash = newest.credential_hash();
-    let mut is_changed = false;
-    let account = match &known {
-        Some(known) => known.account.clone(),
-        None => {
-            is_changed = true;
-            match db.create_account(name.to_owned(), change.clone(), hash).await? {
-                CreateOutcome::Created(account) => account,
-                // Another operator was first; the next reconcile finds what it made.
-                CreateOutcome::NameTaken => {
-                    return Err(LeaseDbError::Unavailable("the account was made meanwhile".into()));
-                }
+    let Some(known) = known else {
+        // If another operator was first, the next reconcile finds what it made.
+        let is_made = match adopted {
+            Some(closed) => db.reopen_account(closed, (*name).to_owned(), (*change).clone(), hash).await?,
+            None => {
+                let made = db.create_account((*name).to_owned(), (*change).clone(), hash).await?;
+                matches!(made, CreateOutcome::Created(_))
             }
+        };
+        if !is_made {
+            return Err(LeaseDbError::Unavailable("the account was made meanwhile".into()));
         }
+        return again(db, name).await;
     };
-    if let Some(known) = &known {
-        if !known.credentials.iter().any(|credential| credential.hash == hash) {
-            db.rotate_credential(account.id, hash, overlap_seconds).await?;
-            is_changed = true;
-        }
-        if differs(&account, change) {
-            db.change_account(account.id, change.clone()).await?;
-            is_changed = true;
-        }
+    let account = &known.account;
+    let mut is_changed = false;
+    if !known.credentials.iter().any(|credential| credential.hash == hash) {
+        db.rotate_credential(account.id, hash, *overlap_seconds).await?;
+        is_changed = true;
     }
-    match known {
-        Some(known) if !is_changed => Ok(known),
-        _ => find(db, name).await?.ok_or_else(|| LeaseDbError::Unavailable("the account was closed meanwhile".into())),
+    if differs(account, change) {
+        db.change_account(account.id, (*change).clone()).await?;
+        is_changed = true;
     }
+    if is_changed { again(db, name).await } else { Ok(known) }
+}
+
+async fn again<L: LeaseDb>(db: &L, name: &str) -> Result<Known> {
+    find(db, name).await?.ok_or_else(|| LeaseDbError::Unavailable("the account was closed meanwhile".into()))
 }
 
 /// Whether a change would change anything: each one makes all pods look at accounts again.

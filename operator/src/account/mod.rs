@@ -3,6 +3,7 @@
 //! The Secret is written before the database learns a swissnum's hash: an operator that dies in between finds the swissnum in
 //! the Secret and goes on; the other way round there could be a credential that nobody knows (`api.md` 10.6).
 
+mod adopt;
 mod build;
 mod credentials;
 mod delete;
@@ -24,6 +25,7 @@ use leasehold_crds::Account;
 
 use self::credentials::{Step, Swissnums};
 use self::status::Observed;
+use crate::condition::Obstacle;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::names::{Key, Owner, account_name};
@@ -90,7 +92,8 @@ pub async fn reconcile(account: Arc<Account>, context: Arc<Context>) -> Result<A
     };
     let new = match settle(&account, &validated, &references, &db, &context).await {
         Ok(Ok(observed)) => status::observed(&account, &validated, &observed, context.now()),
-        Ok(Err(obstacle)) => status::without_secret(&account, &validated, obstacle, context.now()),
+        Ok(Err(Refusal::Secret(obstacle))) => status::without_secret(&account, &validated, obstacle, context.now()),
+        Ok(Err(Refusal::Account(obstacle))) => status::refused(&account, obstacle, context.now()),
         Err(Error::LeaseDb(error)) => {
             let why = crate::database::sentence(&error);
             let new = status::without_database(&account, &validated, why, context.now());
@@ -105,6 +108,14 @@ pub async fn reconcile(account: Arc<Account>, context: Arc<Context>) -> Result<A
     Ok(Action::requeue(next))
 }
 
+/// Why an account that its server accepts cannot be made.
+enum Refusal {
+    /// Nobody can have what the spec asks for.
+    Account(Obstacle),
+    /// The Secret cannot be written.
+    Secret(Obstacle),
+}
+
 /// Makes Secret and lease database agree with the spec, the Secret first.
 async fn settle<L: LeaseDb>(
     account: &Account,
@@ -112,32 +123,41 @@ async fn settle<L: LeaseDb>(
     references: &dereference::References,
     db: &L,
     context: &Context,
-) -> Result<std::result::Result<Observed, crate::condition::Obstacle>> {
+) -> Result<std::result::Result<Observed, Refusal>> {
     let owner = Owner::of(account)?;
     if let Some(obstacle) = credentials::conflict(references.secret.as_ref(), &owner) {
-        return Ok(Err(obstacle));
+        return Ok(Err(Refusal::Secret(obstacle)));
     }
     let name = ledger_name(account)?;
     let known = ledger::find(db, &name).await?;
+    let adopted = match adopt::find(account, known.as_ref(), db).await? {
+        Ok(adopted) => adopted,
+        Err(obstacle) => return Ok(Err(Refusal::Account(obstacle))),
+    };
     let held = references.secret.as_ref().and_then(credentials::held);
     let valid = known.as_ref().map(|known| known.credentials.as_slice()).unwrap_or_default();
     let wanted = account.spec.credentials.generation;
     let step = credentials::next(held.as_ref(), wanted, known.is_some(), valid);
     let imported = match credentials::imported(account, references, &step) {
         Ok(imported) => imported,
-        Err(obstacle) => return Ok(Err(obstacle)),
+        Err(obstacle) => return Ok(Err(Refusal::Secret(obstacle))),
     };
     let swissnums = credentials::carry_out(&step, held, imported, wanted, &context.entropy);
     let secret =
         write_secret(account, validated, references.secret.as_ref(), &swissnums, &step, &owner, context).await?;
     let overlap_seconds = i64::from(account.spec.credentials.overlap_hours) * 3600;
-    let known = ledger::settle(db, &name, known, &validated.change, &swissnums.newest, overlap_seconds).await?;
+    let wanted = ledger::Wanted { name: &name, change: &validated.change, newest: &swissnums.newest, overlap_seconds };
+    let known = ledger::settle(db, known, adopted, &wanted).await?;
     // A swissnum that has lapsed by now is not handed out for longer.
     let swissnums = swissnums.without_lapsed(&known.credentials);
     if swissnums.retiring.is_none() {
         write_secret(account, validated, Some(&secret), &swissnums, &Step::Keep, &owner, context).await?;
     }
     credentials::tell(account, &step, context).await;
+    if let Some(number) = adopted {
+        let note = format!("the shares and leases of account {number} are this Account's now");
+        context.writer.event(account, false, "Adopted", note).await;
+    }
     Ok(Ok(Observed { known, swissnums }))
 }
 

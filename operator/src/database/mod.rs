@@ -8,6 +8,7 @@ mod validate;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::batch::v1::Job;
 use kube::runtime::controller::Action;
 use leasehold_crds::{LeaseDatabase, MigrationPolicy};
 use leasehold_leasedb::postgres::{PgFacts, facts};
@@ -91,11 +92,16 @@ async fn observe(database: &LeaseDatabase, validated: &Validated, context: &Cont
         }
     };
     let migrated = database.status.as_ref().map(|status| status.migrated.as_str()).unwrap_or_default();
-    let is_due = status::is_behind(&facts) || migrated != digest;
+    let is_due = (status::is_behind(&facts) || migrated != digest) && !status::is_ahead(&facts);
     let mut migration = JobState::Absent;
     if is_due && database.spec.migrations.policy == MigrationPolicy::Automatic && !facts.read_only {
         let name = build::job_name(&owner, &digest);
         migration = crate::job::observe(context, &owner.key.beside(&name)).await?;
+        if matches!(migration, JobState::Succeeded { .. }) && migrated == digest {
+            // It migrated a database that has been lost since: it makes way for another, which the next look makes.
+            context.writer.remove::<Job>(&owner, &name).await?;
+            migration = JobState::Running;
+        }
         if migration == JobState::Absent {
             let (config_map, job) = build::build(&owner, &name, database, validated, &context.settings.image)?;
             context.writer.apply(&config_map).await?;

@@ -128,8 +128,20 @@ pub fn observed(
     }
 }
 
+/// Whether a newer version has migrated the database: who went back finds it so.
+pub fn is_ahead(facts: &PgFacts) -> bool {
+    facts.schema_version.is_some_and(|version| version > SCHEMA_VERSION)
+}
+
 fn schema_obstacle(database: &LeaseDatabase, facts: &PgFacts, observed: &Observed) -> Option<Obstacle> {
     let version = facts.schema_version.map_or("missing".to_owned(), |version| format!("version {version}"));
+    if is_ahead(facts) {
+        let text = format!(
+            "the schema is {version}, made by a newer version; this one knows up to {SCHEMA_VERSION}: upgrade again; pods that run \
+             go on"
+        );
+        return Some(Obstacle::Lasting("SchemaTooNew", text));
+    }
     match &observed.migration {
         JobState::Failed { message, .. } => {
             return Some(Obstacle::Passing("MigrationFailed", format!("the migration failed: {message}")));

@@ -30,13 +30,13 @@ pub async fn reconcile(world: &World, context: &Arc<Context>) {
     account::reconcile(world.object::<Account>("Account", "alice"), context.clone()).await.expect("reconciled");
 }
 
-fn text(world: &World, key: &str) -> String {
+pub fn text(world: &World, key: &str) -> String {
     let secret = world.api.get(SECRET).expect("a Secret");
     let bytes: ByteString = serde_json::from_value(secret["data"][key].clone()).expect(key);
     String::from_utf8(bytes.0).expect("text")
 }
 
-async fn credentials(world: &World) -> Vec<Credential> {
+pub async fn credentials(world: &World) -> Vec<Credential> {
     let object = world.object::<Account>("Account", "alice");
     let name = account::ledger_name(&object).expect("it has a uid");
     let found = world.db.find_account(name).await.expect("an answer").expect("an account");
@@ -46,7 +46,7 @@ async fn credentials(world: &World) -> Vec<Credential> {
     credentials
 }
 
-fn opens(swissnum: &str, credential: &Credential) -> bool {
+pub fn opens(swissnum: &str, credential: &Credential) -> bool {
     Swissnum::new(swissnum.as_bytes().to_vec()).expect("a swissnum").credential_hash() == credential.hash
 }
 
@@ -210,6 +210,50 @@ async fn a_deleted_account_is_closed_before_it_goes() {
     let now = world.db.now().await.expect("an answer");
     let found = world.db.find_credential(hash).await.expect("an answer");
     assert!(found.is_none_or(|found| !found.is_valid(now)), "the address is revoked");
+}
+
+/// Makes another Account take over what alice has left.
+async fn adopt(world: &World, namespace: &str, number: &str) -> Value {
+    let spec = json!({ "serverRef": { "name": "main", "namespace": "tahoe" }, "adopt": { "accountID": number } });
+    let metadata = json!({ "name": "heir", "namespace": namespace });
+    let path = format!("/apis/leasehold.dev/v1alpha1/namespaces/{namespace}/accounts/heir");
+    let object = json!({
+        "apiVersion": "leasehold.dev/v1alpha1", "kind": "Account", "metadata": metadata, "spec": spec,
+    });
+    world.api.put(&path, object);
+    for _ in 0..2 {
+        let object = serde_json::from_value(world.api.get(&path).expect("it was put")).expect("an Account");
+        account::reconcile(Arc::new(object), world.connected().await).await.expect("reconciled");
+    }
+    world.api.get(&path).expect("it is there")["status"].clone()
+}
+
+#[tokio::test]
+async fn what_a_deleted_account_has_left_is_adopted_in_its_own_namespace_only() {
+    let world = with_account(spec()).await;
+    let mut server = world.api.get(&World::path("StorageServer", "main")).expect("it is there")["spec"].clone();
+    server["accounts"] = json!({ "allowedNamespaces": { "from": "All" } });
+    world.declare("StorageServer", "main", server);
+    reconcile(&world, &world.connected().await).await;
+    let old = credentials(&world).await.swap_remove(0);
+    let number = old.account.id.to_string();
+    let accepted = |status: &Value| {
+        let conditions = status["conditions"].as_array().expect("conditions").clone();
+        conditions.into_iter().find(|found| found["type"] == "Accepted").expect("Accepted")["reason"].clone()
+    };
+    assert_eq!(accepted(&adopt(&world, "tahoe", &number).await), "AdoptionRefused", "it is in use");
+    delete(&world);
+    reconcile(&world, &world.connected().await).await;
+    assert_eq!(accepted(&adopt(&world, "elsewhere", &number).await), "AdoptionRefused", "numbers can be guessed");
+    let status = adopt(&world, "tahoe", &number).await;
+    assert_eq!((accepted(&status), status["accountID"].clone()), (json!("Accepted"), json!(number)));
+    let found = world.db.find_credential(old.hash).await.expect("an answer");
+    assert!(found.is_none(), "the old address stays revoked");
+    let secret = world.api.get("/api/v1/namespaces/tahoe/secrets/heir-tahoe").expect("a Secret");
+    let new: ByteString = serde_json::from_value(secret["data"]["swissnum"].clone()).expect("a swissnum");
+    let hash = Swissnum::new(new.0).expect("a swissnum").credential_hash();
+    let opened = world.db.find_credential(hash).await.expect("an answer").expect("it opens the account");
+    assert_eq!(opened.account.id, old.account.id);
 }
 
 #[tokio::test]

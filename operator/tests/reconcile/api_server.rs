@@ -1,18 +1,28 @@
-//! An API server in memory: objects by their paths, resource versions, server-side apply as far as one field manager needs it.
+//! An API server in memory: objects by their paths, resource versions, watches, server-side apply as far as one field manager
+//! needs it.
 //!
 //! It keeps what an operator relies on: a write on an older state is a conflict, what is made twice is a conflict, a status is written
 //! apart. It records every request, so that rights can be compared with what is really asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
+use futures_util::{StreamExt, stream};
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame};
 use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc, watch};
+use tower_test::mock::SendResponse;
 
 /// What was asked for: the verb, the API group, the resource with its subresource.
 pub type Call = (String, String, String);
+
+type Answer = UnsyncBoxBody<Bytes, Infallible>;
 
 #[derive(Default)]
 struct State {
@@ -20,6 +30,97 @@ struct State {
     versions: u64,
     calls: BTreeSet<Call>,
     writes: Vec<String>,
+    /// What has changed, for watches that begin later than the list they follow.
+    events: Vec<(u64, String, Value)>,
+    watches: Vec<Watch>,
+    /// Lists of these wait until the server is told to answer them.
+    held: BTreeMap<String, watch::Receiver<bool>>,
+}
+
+struct Watch {
+    of: Collection,
+    send: mpsc::UnboundedSender<Value>,
+}
+
+/// Objects that are listed or watched together.
+#[derive(Clone)]
+struct Collection {
+    path: String,
+    label: Option<(String, String)>,
+}
+
+impl Collection {
+    /// What a request without an object's name is about; `None` if it names one.
+    fn of(uri: &http::Uri) -> Option<Self> {
+        let query = uri.query().unwrap_or_default();
+        let values = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+        let is_one = values("limit").is_none() && values("labelSelector").is_none() && values("watch").is_none();
+        let label = values("labelSelector").map(|text| text.replace("%2F", "/").replace("%3D", "=")).map(|text| {
+            let (name, value) = text.split_once('=').expect("a label and its value");
+            (name.to_owned(), value.to_owned())
+        });
+        (!is_one).then(|| Self { path: uri.path().to_owned(), label })
+    }
+
+    fn has(&self, path: &str, object: &Value) -> bool {
+        let Some((folder, _)) = path.rsplit_once('/') else { return false };
+        let is_here = folder == self.path || everywhere(folder).as_deref() == Some(&self.path);
+        is_here && self.label.as_ref().is_none_or(|(name, value)| object["metadata"]["labels"][name] == *value)
+    }
+}
+
+/// The path of the same collection in all namespaces.
+fn everywhere(folder: &str) -> Option<String> {
+    let (group, rest) = folder.split_once("/namespaces/")?;
+    let (_, plural) = rest.split_once('/')?;
+    Some(format!("{group}/{plural}"))
+}
+
+impl State {
+    fn store(&mut self, path: &str, object: Value) {
+        let kind = if self.objects.contains_key(path) { "MODIFIED" } else { "ADDED" };
+        self.tell(path, kind, &object);
+        self.objects.insert(path.to_owned(), object);
+    }
+
+    fn remove(&mut self, path: &str) -> Option<Value> {
+        let object = self.objects.remove(path)?;
+        self.versions += 1;
+        self.tell(path, "DELETED", &object);
+        Some(object)
+    }
+
+    fn tell(&mut self, path: &str, kind: &str, object: &Value) {
+        let event = json!({ "type": kind, "object": object });
+        self.watches.retain(|watch| !watch.of.has(path, object) || watch.send.send(event.clone()).is_ok());
+        self.events.push((self.versions, path.to_owned(), event));
+    }
+
+    fn list(&self, of: &Collection) -> Value {
+        let items: Vec<&Value> =
+            self.objects.iter().filter(|(path, object)| of.has(path, object)).map(|(_, object)| object).collect();
+        json!({ "metadata": { "resourceVersion": self.versions.to_string() }, "items": items })
+    }
+
+    fn watch(&mut self, of: Collection, since: u64) -> mpsc::UnboundedReceiver<Value> {
+        let (send, receive) = mpsc::unbounded_channel();
+        for (version, path, event) in &self.events {
+            if *version > since && of.has(path, &event["object"]) {
+                send.send(event.clone()).expect("the receiver is here");
+            }
+        }
+        self.watches.push(Watch { of, send });
+        receive
+    }
+}
+
+/// When a client's process dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// Before its write of this number reaches the server.
+    Before(usize),
+    /// After its write of this number was carried out, before it learns of that.
+    After(usize),
 }
 
 /// The server; clones are the same one.
@@ -29,18 +130,76 @@ pub struct ApiServer(Arc<Mutex<State>>);
 impl ApiServer {
     /// A client of it.
     pub fn client(&self) -> Client {
-        let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
-        let server = self.clone();
+        self.mortal_client(None).0
+    }
+
+    /// A client whose process dies, and the news of that. Nothing of it is answered from then on.
+    pub fn mortal_client(&self, death: Option<Death>) -> (Client, Arc<Notify>) {
+        let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Answer>>();
+        let (server, dead) = (self.clone(), Arc::new(Notify::new()));
+        let news = dead.clone();
         tokio::spawn(async move {
+            let mut writes = 0;
             while let Some((request, send)) = handle.next_request().await {
-                let (parts, body) = request.into_parts();
-                let body = body.collect_bytes().await.expect("a request's body");
-                let (status, answer) = server.answer(&parts.method, &parts.uri, &body);
-                let response = Response::builder().status(status).body(Body::from(answer.to_string().into_bytes()));
-                send.send_response(response.expect("a response"));
+                writes += usize::from(request.method() != Method::GET);
+                if death == Some(Death::Before(writes)) {
+                    break;
+                }
+                if death == Some(Death::After(writes)) {
+                    let (_unheard, nobody) = (send, server.carry_out(request).await);
+                    drop(nobody);
+                    break;
+                }
+                server.serve(request, send).await;
             }
+            news.notify_one();
+            // What is not answered must not look like an answer either.
+            std::future::pending::<()>().await;
+            drop(handle);
         });
-        Client::new(service, "default")
+        (Client::new(service, "default"), dead)
+    }
+
+    /// Keeps back the answers to lists of what lies at this path, until that is told to be over.
+    pub fn hold_lists(&self, path: &str) -> watch::Sender<bool> {
+        let (over, is_over) = watch::channel(false);
+        self.state().held.insert(path.to_owned(), is_over);
+        over
+    }
+
+    async fn serve(&self, request: Request<Body>, send: SendResponse<Response<Answer>>) {
+        let held = Collection::of(request.uri()).and_then(|of| self.state().held.get(&of.path).cloned());
+        match held {
+            None => send.send_response(self.carry_out(request).await),
+            Some(mut is_over) => {
+                let server = self.clone();
+                tokio::spawn(async move {
+                    is_over.wait_for(|is_over| *is_over).await.expect("the test says so");
+                    send.send_response(server.carry_out(request).await);
+                });
+            }
+        }
+    }
+
+    async fn carry_out(&self, request: Request<Body>) -> Response<Answer> {
+        let (parts, body) = request.into_parts();
+        let query = parts.uri.query().unwrap_or_default().to_owned();
+        if query.contains("watch=true") {
+            let since = query.split('&').find_map(|pair| pair.strip_prefix("resourceVersion=")?.parse().ok());
+            let of = Collection::of(&parts.uri).expect("a watch is of a collection");
+            return self.watch(of, since.unwrap_or_default());
+        }
+        let body = body.collect_bytes().await.expect("a request's body");
+        let (status, answer) = self.answer(&parts.method, &parts.uri, &body);
+        let body = Full::from(answer.to_string()).boxed_unsync();
+        Response::builder().status(status).body(body).expect("a response")
+    }
+
+    fn watch(&self, of: Collection, since: u64) -> Response<Answer> {
+        let mut events = self.state().watch(of, since);
+        let lines = stream::poll_fn(move |context| events.poll_recv(context))
+            .map(|event| Ok::<_, Infallible>(Frame::data(Bytes::from(format!("{event}\n")))));
+        Response::new(StreamBody::new(lines).boxed_unsync())
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -56,12 +215,12 @@ impl ApiServer {
     pub fn put(&self, path: &str, mut object: Value) {
         let mut state = self.state();
         stamp(&mut state, &mut object);
-        state.objects.insert(path.to_owned(), object);
+        state.store(path, object);
     }
 
     /// Takes an object away as if somebody else had.
     pub fn take(&self, path: &str) {
-        self.state().objects.remove(path);
+        self.state().remove(path);
     }
 
     /// All paths that contain a text.
@@ -74,6 +233,11 @@ impl ApiServer {
         std::mem::take(&mut self.state().writes)
     }
 
+    /// Grows with each change.
+    pub fn version(&self) -> u64 {
+        self.state().versions
+    }
+
     /// Everything that was ever asked for.
     pub fn calls(&self) -> BTreeSet<Call> {
         self.state().calls.clone()
@@ -82,21 +246,20 @@ impl ApiServer {
     fn answer(&self, method: &Method, uri: &http::Uri, body: &[u8]) -> (StatusCode, Value) {
         let path = uri.path().trim_end_matches('/').to_owned();
         let mut state = self.state();
-        let is_list = uri.query().is_some_and(|query| query.contains("labelSelector"));
-        state.calls.insert(call(method, &path, is_list));
+        let collection = Collection::of(uri).filter(|_| method == Method::GET);
+        state.calls.insert(call(method, &path, collection.is_some()));
         if method != Method::GET {
             state.writes.push(format!("{method} {path}"));
         }
         let body: Value = if body.is_empty() { Value::Null } else { serde_json::from_slice(body).expect("JSON") };
-        match *method {
-            Method::GET if is_list => (StatusCode::OK, json!({ "metadata": {}, "items": [] })),
-            Method::GET => state.objects.get(&path).map_or_else(not_found, |found| (StatusCode::OK, found.clone())),
-            Method::POST => create(&mut state, &path, body),
-            Method::PATCH | Method::PUT => change(&mut state, &path, body),
-            Method::DELETE => match state.objects.remove(&path) {
-                Some(object) => (StatusCode::OK, object),
-                None => not_found(),
-            },
+        match (method, collection) {
+            (&Method::GET, Some(collection)) => (StatusCode::OK, state.list(&collection)),
+            (&Method::GET, None) => {
+                state.objects.get(&path).map_or_else(not_found, |found| (StatusCode::OK, found.clone()))
+            }
+            (&Method::POST, _) => create(&mut state, &path, body),
+            (&Method::PATCH | &Method::PUT, _) => change(&mut state, &path, body),
+            (&Method::DELETE, _) => state.remove(&path).map_or_else(not_found, |object| (StatusCode::OK, object)),
             _ => panic!("{method} {path} is not known"),
         }
     }
@@ -109,7 +272,7 @@ fn create(state: &mut State, path: &str, mut object: Value) -> (StatusCode, Valu
         return failure(StatusCode::CONFLICT, "AlreadyExists");
     }
     stamp(state, &mut object);
-    state.objects.insert(path, object.clone());
+    state.store(&path, object.clone());
     (StatusCode::CREATED, object)
 }
 
@@ -154,7 +317,7 @@ fn change(state: &mut State, path: &str, patch: Value) -> (StatusCode, Value) {
         return (StatusCode::OK, before);
     }
     stamp(state, &mut object);
-    state.objects.insert(path.to_owned(), object.clone());
+    state.store(path, object.clone());
     (StatusCode::OK, object)
 }
 

@@ -2,6 +2,8 @@
 
 mod accounts;
 mod api_server;
+mod beginning;
+mod crashes;
 mod monitoring;
 mod rights;
 mod servers;

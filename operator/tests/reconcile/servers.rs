@@ -152,3 +152,23 @@ async fn a_database_that_does_not_answer_is_told_without_its_password() {
     let object = world.api.get(&World::path("LeaseDatabase", "leases")).expect("it is there").to_string();
     assert!(!object.contains("hunter2"), "{object}");
 }
+
+/// Looks of an operator with nothing to do.
+const LOOKS: usize = 100;
+
+#[tokio::test]
+async fn replicas_that_an_autoscaler_or_a_person_has_set_are_never_reset() {
+    let world = World::new();
+    let mut spec = world.api.get(&World::path("StorageServer", "main")).expect("it is there")["spec"].clone();
+    spec["autoscaling"] = json!({ "minReplicas": 2, "maxReplicas": 9 });
+    world.declare("StorageServer", "main", spec);
+    reconcile(&world).await;
+    let mut deployment = world.api.get(DEPLOYMENT).expect("a Deployment");
+    assert!(deployment["spec"]["replicas"].is_null(), "it is the autoscaler's");
+    deployment["spec"]["replicas"] = json!(7);
+    world.api.put(DEPLOYMENT, deployment);
+    for _ in 0..LOOKS {
+        reconcile(&world).await;
+    }
+    assert_eq!(world.api.get(DEPLOYMENT).expect("a Deployment")["spec"]["replicas"], 7);
+}

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Resource;
 use kube::runtime::{reflector, watcher};
+use kube::{Client, Resource};
 use leasehold_core::clock::{Entropy, SystemClock};
 use leasehold_core::lease::{DAY_SECONDS, LeaseTerms};
 use leasehold_crds::{Account, LeaseDatabase, StorageBackend, StorageServer};
 use leasehold_leasedb::AnyLeaseDb;
 use leasehold_leasedb::sqlite::SqliteLeaseDb;
-use leasehold_operator::context::{Context, Settings, Stores};
+use leasehold_operator::context::{Context, Listed, Settings, Stores};
 use leasehold_operator::metrics::Metrics;
 use leasehold_operator::names::Key;
 use serde::de::DeserializeOwned;
@@ -19,6 +19,17 @@ use serde_json::{Value, json};
 use crate::api_server::ApiServer;
 
 const GROUP: &str = "/apis/leasehold.dev/v1alpha1/namespaces/tahoe";
+
+/// What reconcilers may touch, of an operator with these stores.
+pub fn context(client: Client, stores: Stores) -> Arc<Context> {
+    let settings = Settings {
+        image: "registry.example/leasehold:1".to_owned(),
+        has_monitoring: true,
+        resync: Duration::from_secs(1800),
+    };
+    let (metrics, clock) = (Arc::new(Metrics::default()), Arc::new(SystemClock));
+    Arc::new(Context::new(client, stores, settings, metrics, clock, Entropy::from_os()))
+}
 
 /// The cluster.
 pub struct World {
@@ -103,25 +114,31 @@ impl World {
 
     /// An operator that sees the cluster as it is now.
     pub async fn operator(&self) -> Arc<Context> {
+        self.operator_with(self.api.client())
+    }
+
+    /// An operator that reaches the API server by this client.
+    pub fn operator_with(&self, client: Client) -> Arc<Context> {
+        let (count, listed) = Listed::new();
+        count.send_replace(Listed::KINDS);
         let stores = Stores {
             backends: self.store::<StorageBackend>("storagebackends"),
             databases: self.store::<LeaseDatabase>("leasedatabases"),
             servers: self.store::<StorageServer>("storageservers"),
             accounts: self.store::<Account>("accounts"),
+            listed,
         };
-        let settings = Settings {
-            image: "registry.example/leasehold:1".to_owned(),
-            has_monitoring: true,
-            resync: Duration::from_secs(1800),
-        };
-        let (metrics, clock) = (Arc::new(Metrics::default()), Arc::new(SystemClock));
-        let entropy = Entropy::from_os();
-        Arc::new(Context::new(self.api.client(), stores, settings, metrics, clock, entropy))
+        context(client, stores)
     }
 
     /// An operator to which the lease database answers.
     pub async fn connected(&self) -> Arc<Context> {
-        let context = self.operator().await;
+        self.connected_with(self.api.client()).await
+    }
+
+    /// As [`connected`](Self::connected), by this client.
+    pub async fn connected_with(&self, client: Client) -> Arc<Context> {
+        let context = self.operator_with(client);
         let key = Key { namespace: "tahoe".to_owned(), name: "leases".to_owned() };
         context.databases.hold(&key, self.db.clone()).await;
         context

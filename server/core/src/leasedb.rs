@@ -699,6 +699,19 @@ pub trait LeaseDb: Send + Sync + 'static {
         release_seconds: Option<i64>,
     ) -> impl Future<Output = Result<bool>> + Send;
 
+    /// The closed account of this number; `None` if there is none, or it is open.
+    fn find_closed_account(&self, account: AccountId) -> impl Future<Output = Result<Option<Account>>> + Send;
+
+    /// Opens a closed account again, under a name of its own and with one credential: what leases it still holds age as
+    /// any. False unless it is closed and the name is free.
+    fn reopen_account(
+        &self,
+        account: AccountId,
+        name: String,
+        change: AccountChange,
+        credential: SecretHash,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
     /// What an account holds, exactly.
     fn usage(&self, account: AccountId) -> impl Future<Output = Result<Usage>> + Send;
 }

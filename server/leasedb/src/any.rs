@@ -112,5 +112,7 @@ pass_on! {
     fn rotate_credential(account: AccountId, credential: SecretHash, overlap_seconds: i64) -> bool;
     fn list_credentials(account: AccountId) -> Vec<Credential>;
     fn close_account(account: AccountId, release_seconds: Option<i64>) -> bool;
+    fn find_closed_account(account: AccountId) -> Option<Account>;
+    fn reopen_account(account: AccountId, name: String, change: AccountChange, credential: SecretHash) -> bool;
     fn usage(account: AccountId) -> Usage;
 }

@@ -9,7 +9,7 @@ use tokio_postgres::Row;
 
 use super::PgLeaseDb;
 use super::load::{self, account_columns, get, now};
-use super::sql::{call, sql};
+use super::sql::{Call, call, sql};
 use super::tx::{Decided, Failure, Tx};
 use crate::columns::{damaged, keep_days, state_number, unsigned};
 use crate::plan::integer;
@@ -194,6 +194,26 @@ sql!(
     SET state = $2, release_at = $3
     WHERE account_id = $1"
 );
+sql!(
+    FIND_CLOSED_ACCOUNT,
+    [INT4],
+    concat!(
+        "-- find_closed_account
+    SELECT ",
+        account_columns!(),
+        "
+    FROM accounts a
+    WHERE a.account_id = $1 AND a.state = 3"
+    )
+);
+sql!(
+    REOPEN_ACCOUNT,
+    [INT4, TEXT],
+    "-- reopen_account
+    UPDATE accounts
+    SET name = $2, release_at = NULL
+    WHERE account_id = $1"
+);
 
 fn number(account: AccountId) -> i32 {
     account.get() as i32
@@ -217,10 +237,14 @@ fn usage(row: &Row, at: usize) -> Result<Usage> {
 /// The account, locked, unless it is closed; with the time.
 async fn lock(tx: &mut Tx<'_>, account: AccountId) -> Result<Option<(Account, Timestamp)>, Failure> {
     let [rows] = tx.read([call!(LOCK_ACCOUNT, number(account))]).await?;
+    let locked = locked(tx, &rows)?;
+    Ok(locked.filter(|(account, _)| account.state != AccountState::Closed))
+}
+
+fn locked(tx: &Tx<'_>, rows: &[Row]) -> Result<Option<(Account, Timestamp)>, Failure> {
     let Some(row) = rows.first() else { return Ok(None) };
-    let (_, now) = load::header(tx.db(), &rows)?;
-    let account = load::account(row, 2)?.filter(|account| account.state != AccountState::Closed);
-    Ok(account.map(|account| (account, now)))
+    let (_, now) = load::header(tx.db(), rows)?;
+    Ok(load::account(row, 2)?.map(|account| (account, now)))
 }
 
 struct Create {
@@ -246,16 +270,19 @@ async fn create(tx: &mut Tx<'_>, request: &Create) -> Decided<Option<AccountId>>
 }
 
 async fn change_settings(tx: &mut Tx<'_>, (id, change): &(AccountId, AccountChange)) -> Decided<bool> {
-    let id = *id;
-    let Some((old, now)) = lock(tx, id).await? else { return Ok((false, Vec::new())) };
+    let Some((old, now)) = lock(tx, *id).await? else { return Ok((false, Vec::new())) };
+    Ok((true, vec![settings(old, change, now)?, call!(BUMP_ACCOUNTS_VERSION)]))
+}
+
+/// Writes the account's settings with the change.
+fn settings(old: Account, change: &AccountChange, now: Timestamp) -> Result<Call> {
     let quota = change.quota_bytes.unwrap_or(old.quota_bytes).map(integer).transpose()?;
     let state = state_number(change.state.unwrap_or(old.state));
     let days = change.lease_days.unwrap_or(old.lease_days) as i32;
     let message = change.message.clone().unwrap_or(old.message);
     let keep = keep_days(change.keep_alive.unwrap_or(old.keep_alive));
     let thawed_at = change.thaws(old.state).then_some(now.seconds());
-    let call = call!(CHANGE_ACCOUNT, number(id), state, quota, days, message, keep, thawed_at);
-    Ok((true, vec![call, call!(BUMP_ACCOUNTS_VERSION)]))
+    Ok(call!(CHANGE_ACCOUNT, number(old.id), state, quota, days, message, keep, thawed_at))
 }
 
 async fn rotate(tx: &mut Tx<'_>, (id, hash, overlap_seconds): (AccountId, SecretHash, i64)) -> Decided<bool> {
@@ -280,6 +307,29 @@ async fn close(tx: &mut Tx<'_>, (id, release_seconds): (AccountId, Option<i64>))
     let calls = vec![
         call!(REVOKE_CREDENTIALS, number(id)),
         call!(CLOSE_ACCOUNT, number(id), closed, release_at),
+        call!(BUMP_ACCOUNTS_VERSION),
+    ];
+    Ok((true, calls))
+}
+
+struct Reopen {
+    id: AccountId,
+    name: String,
+    change: AccountChange,
+    hash: SecretHash,
+}
+
+async fn reopen(tx: &mut Tx<'_>, request: &Reopen) -> Decided<bool> {
+    let Reopen { id, name, change, hash } = request;
+    let asked = [call!(LOCK_ACCOUNT, number(*id)), call!(FIND_ACCOUNT, name.clone())];
+    let [rows, namesakes] = tx.read(asked).await?;
+    let closed = locked(tx, &rows)?.filter(|(account, _)| account.state == AccountState::Closed);
+    let Some((closed, now)) = closed.filter(|_| namesakes.is_empty()) else { return Ok((false, Vec::new())) };
+    let opened = Account { state: AccountState::Active, ..closed };
+    let calls = vec![
+        call!(REOPEN_ACCOUNT, number(*id), name.clone()),
+        settings(opened, change, now)?,
+        call!(ADD_CREDENTIAL, hash.as_bytes().to_vec(), number(*id), now.seconds()),
         call!(BUMP_ACCOUNTS_VERSION),
     ];
     Ok((true, calls))
@@ -362,5 +412,21 @@ impl PgLeaseDb {
     pub(super) async fn change_close(&self, account: AccountId, release_seconds: Option<i64>) -> Result<bool> {
         let request = (account, release_seconds);
         self.change("close_account", None, &request, |tx, request| Box::pin(close(tx, *request))).await
+    }
+
+    pub(super) async fn read_closed_account(&self, account: AccountId) -> Result<Option<Account>> {
+        let rows = self.query("find_closed_account", call!(FIND_CLOSED_ACCOUNT, number(account))).await?;
+        Ok(rows.first().map(|row| load::account(row, 0)).transpose()?.flatten())
+    }
+
+    pub(super) async fn change_reopen(
+        &self,
+        id: AccountId,
+        name: String,
+        change: AccountChange,
+        hash: SecretHash,
+    ) -> Result<bool> {
+        let request = Reopen { id, name, change, hash };
+        self.change("reopen_account", None, &request, |tx, request| Box::pin(reopen(tx, request))).await
     }
 }

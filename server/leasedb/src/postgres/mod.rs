@@ -414,6 +414,20 @@ impl LeaseDb for PgLeaseDb {
         self.change_close(account, release_seconds).await
     }
 
+    async fn find_closed_account(&self, account: AccountId) -> Result<Option<Account>> {
+        self.read_closed_account(account).await
+    }
+
+    async fn reopen_account(
+        &self,
+        account: AccountId,
+        name: String,
+        change: AccountChange,
+        credential: SecretHash,
+    ) -> Result<bool> {
+        self.change_reopen(account, name, change, credential).await
+    }
+
     async fn usage(&self, account: AccountId) -> Result<Usage> {
         self.read_usage(account).await
     }

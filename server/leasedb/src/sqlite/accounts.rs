@@ -195,4 +195,28 @@ impl Tx<'_> {
         self.bump_accounts_version()?;
         Ok(true)
     }
+
+    pub(super) fn closed_account(&self, account: AccountId) -> Result<Option<Account>> {
+        let found = self.account(account)?.map(|(account, _)| account);
+        Ok(found.filter(|account| account.state == AccountState::Closed))
+    }
+
+    pub(super) fn reopen_account(
+        &self,
+        account: AccountId,
+        name: &str,
+        change: &AccountChange,
+        credential: &SecretHash,
+    ) -> Result<bool> {
+        if self.closed_account(account)?.is_none() || self.find_account(name)?.is_some() {
+            return Ok(false);
+        }
+        let reopen = "-- reopen_account
+            UPDATE accounts
+            SET name = ?2, state = ?3, release_at = NULL
+            WHERE account_id = ?1";
+        self.execute(reopen, (account.get(), name, state_number(AccountState::Active)))?;
+        self.add_credential(account, credential)?;
+        self.change_account(account, change)
+    }
 }

@@ -544,6 +544,20 @@ impl LeaseDb for SqliteLeaseDb {
         self.write(move |tx| tx.close_account(account, release_seconds)).await
     }
 
+    async fn find_closed_account(&self, account: AccountId) -> Result<Option<Account>> {
+        self.read(move |tx| tx.closed_account(account)).await
+    }
+
+    async fn reopen_account(
+        &self,
+        account: AccountId,
+        name: String,
+        change: AccountChange,
+        credential: SecretHash,
+    ) -> Result<bool> {
+        self.write(move |tx| tx.reopen_account(account, &name, &change, &credential)).await
+    }
+
     async fn usage(&self, account: AccountId) -> Result<Usage> {
         self.read(move |tx| Ok(tx.account(account)?.map(|(_, usage)| usage).unwrap_or_default())).await
     }

@@ -5,7 +5,7 @@ use super::MakeLeaseDb;
 use super::bench::Bench;
 use crate::account::{AccountState, Usage};
 use crate::clock::Clock;
-use crate::expiry::KeepAlive;
+use crate::expiry::{ExpirePolicy, KeepAlive};
 use crate::id::AccountId;
 use crate::leasedb::{AccountChange, Advisory, CreateOutcome, Credential, LeaseDb};
 use crate::share::ShareKind;
@@ -70,6 +70,36 @@ pub async fn a_closed_account_frees_its_name_and_keeps_its_number<M: MakeLeaseDb
         assert!(!bench.db.close_account(built_in, None).await.expect("close_account"), "{built_in}");
     }
     bench.audit(&[first], &[index]).await;
+}
+
+pub async fn a_closed_account_is_opened_again_with_what_it_held<M: MakeLeaseDb>() {
+    let bench = Bench::new::<M>().await;
+    let (alice, bob) = (bench.account("alice", Some(1000)).await, bench.account("bob", None).await);
+    bench.bucket_share(alice, share_id(1, 0), 88).await;
+    let closed = async |id| bench.db.find_closed_account(id).await.expect("find_closed_account");
+    let change = || AccountChange { quota_bytes: Some(Some(500)), ..AccountChange::default() };
+    let reopen = async |id, name: &str, text: &str| {
+        bench.db.reopen_account(id, name.to_owned(), change(), credential(text)).await.expect("reopen_account")
+    };
+    assert!(closed(alice).await.is_none(), "it is open");
+    assert!(!reopen(alice, "carol", "x").await, "it is open");
+    assert!(bench.db.close_account(alice, Some(-1)).await.expect("close_account"));
+    assert_eq!(closed(alice).await.expect("closed").name, "alice");
+    assert!(!reopen(alice, "bob", "x").await, "the name is taken");
+    assert!(!reopen(AccountId::new(9999), "carol", "x").await, "there is none");
+    let before = bench.db.accounts_version().await.expect("accounts_version");
+    assert!(reopen(alice, "carol", "c").await);
+    assert!(bench.db.accounts_version().await.expect("accounts_version") > before);
+    assert!(closed(alice).await.is_none());
+    let opened = open(&bench, "c").await.expect("valid").account;
+    assert_eq!((opened.id, opened.name.as_str(), opened.state), (alice, "carol", AccountState::Active));
+    assert_eq!(opened.quota_bytes, Some(500));
+    assert!(open(&bench, "x").await.is_none() && open(&bench, "alice").await.is_none(), "old addresses stay revoked");
+    assert_eq!(bench.usage(alice).await, Usage { used_bytes: 100, reserved_bytes: 0, shares: 1 });
+    // Closing had said that its leases end at once; that is over.
+    assert_eq!(bench.expire(ExpirePolicy::default()).await.1, 0);
+    assert!(bench.db.close_account(bob, None).await.expect("close_account"));
+    bench.audit(&[alice], &[storage_index(1)]).await;
 }
 
 pub async fn at_most_two_credentials_are_valid<M: MakeLeaseDb>() {

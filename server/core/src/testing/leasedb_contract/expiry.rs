@@ -50,7 +50,7 @@ impl<D: LeaseDb> Bench<D> {
     }
 
     /// Removes all leases that have ended.
-    async fn expire(&self, policy: ExpirePolicy) -> (Amount, u64) {
+    pub(super) async fn expire(&self, policy: ExpirePolicy) -> (Amount, u64) {
         match self.expire_these(policy, FIRST_EPOCH, self.all_leases().await).await {
             ExpireOutcome::Removed { leases, unleased } => (leases, unleased),
             ExpireOutcome::Forbidden => panic!("it is allowed"),

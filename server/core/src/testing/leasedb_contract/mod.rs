@@ -106,6 +106,7 @@ macro_rules! leasedb_contract {
             accounts: [
                 an_account_is_made_once_by_name,
                 a_closed_account_frees_its_name_and_keeps_its_number,
+                a_closed_account_is_opened_again_with_what_it_held,
                 at_most_two_credentials_are_valid,
                 rotation_without_overlap_revokes_at_once,
                 the_version_grows_with_every_change,

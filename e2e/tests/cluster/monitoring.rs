@@ -1,0 +1,90 @@
+//! Metrics have names as they are usual, and alert rules are such that Prometheus takes them.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use leasehold_e2e::cluster::chart::{self, RELEASE};
+use leasehold_e2e::cluster::kubectl::Kubectl;
+use leasehold_e2e::cluster::programs::RULES;
+use leasehold_e2e::process::run_ok;
+use serde_json::{Value, json};
+
+use super::operated::Server;
+use super::world::PODS_TIMEOUT;
+
+const TIMEOUT: Duration = Duration::from_secs(240);
+const MONITORING: &str = "monitoring.coreos.com";
+const UNITS: [&str; 3] = ["_seconds", "_bytes", "_total"];
+
+/// What the Prometheus operator would have defined, as far as ours needs it.
+fn definition(kind: &str, plural: &str) -> Value {
+    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    let version = json!({"name": "v1", "served": true, "storage": true, "schema": schema});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.{MONITORING}")},
+        "spec": {
+            "group": MONITORING, "scope": "Namespaced", "versions": [version],
+            "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
+        },
+    })
+}
+
+/// The families of metrics that a pod shows, with their types.
+fn metrics(kubectl: &Kubectl, selector: &str) -> Result<BTreeMap<String, String>> {
+    let pods = kubectl.get(&["pods", "--selector", selector])?;
+    let address = pods["items"][0]["status"]["podIP"].as_str().context("no pod")?;
+    let text = ureq::get(format!("http://{address}:9090/metrics")).call()?.body_mut().read_to_string()?;
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    Ok(types.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect())
+}
+
+#[test]
+fn prometheus_takes_all_rules_and_metrics_are_named_as_usual() -> Result<()> {
+    let server = Server::shared()?;
+    server.story(|| {
+        let all = server.world.cluster.kubectl();
+        let operator = all.in_namespace(chart::NAMESPACE);
+        all.apply_all(&[definition("PodMonitor", "podmonitors"), definition("PrometheusRule", "prometheusrules")])?;
+        for plural in ["podmonitors", "prometheusrules"] {
+            let name = format!("customresourcedefinition/{plural}.{MONITORING}");
+            all.run(&["wait", "--for=condition=Established", &name, "--timeout=60s"])?;
+        }
+        let mut helm = server.world.cluster.helm(chart::NAMESPACE);
+        let chart_folder = leasehold_e2e::venv::workspace_root().join("charts").join("leasehold");
+        helm.args(["upgrade", RELEASE]).arg(chart_folder).args(["--reuse-values", "--wait", "--timeout=200s"]);
+        for value in ["prometheusRule", "podMonitor", "dashboards"] {
+            helm.args(["--set", &format!("metrics.{value}.enabled=true")]);
+        }
+        run_ok(&mut helm, TIMEOUT)?;
+        // An operator learns when it begins what the cluster knows.
+        operator.run(&["rollout", "restart", "deployment/leasehold-operator"])?;
+        operator.wait_rolled_out("leasehold-operator", PODS_TIMEOUT)?;
+        let mut names = String::new();
+        for (kubectl, rule) in [(&server.world.kubectl, "main"), (&operator, "leasehold-operator")] {
+            let found =
+                kubectl.wait(&["prometheusrule", rule], "is there", PODS_TIMEOUT, |found| found["spec"].is_object())?;
+            let file = server.world.directory.path().join(format!("{rule}-rules.yaml"));
+            std::fs::write(&file, found["spec"].to_string())?;
+            names += &run_ok(Command::new(RULES.path()).arg(&file), TIMEOUT)?;
+        }
+        ensure!(names.lines().count() > 8, "few alerts:\n{names}");
+        ensure!(operator.run(&["get", "configmaps", "--selector", "grafana_dashboard"])?.contains("dashboard"));
+        let of_server = metrics(&server.world.kubectl, "app.kubernetes.io/component=server")?;
+        let of_operator = metrics(&operator, "app.kubernetes.io/name=leasehold-operator")?;
+        for (name, kind) in of_server.iter().chain(&of_operator) {
+            ensure!(name.starts_with("leasehold_"), "{name}");
+            ensure!(kind != "histogram" || UNITS.iter().any(|unit| name.ends_with(unit)), "{name} has no unit");
+            ensure!(kind == "counter" || !name.ends_with("_total"), "{name} is a {kind}");
+        }
+        println!(
+            "{} metrics of pods, {} of the operator; alerts: {}",
+            of_server.len(),
+            of_operator.len(),
+            names.replace('\n', " ")
+        );
+        Ok(())
+    })
+}
