@@ -111,9 +111,15 @@ impl Process {
         kill_process(self.pid(), signal).with_context(|| format!("send {signal:?} to {}", self.name))
     }
 
-    /// Stops the process without ending it: it holds its connections and answers nothing (SIGSTOP).
+    /// Stops the process without ending it: it holds its connections and answers nothing (SIGSTOP). Returns when every
+    /// thread has stopped, of which one may have been about to answer.
     pub fn freeze(&self) -> Result<()> {
-        self.send(Signal::STOP)
+        self.send(Signal::STOP)?;
+        let tasks = format!("/proc/{}/task", self.pid().as_raw_nonzero());
+        wait_until("all threads have stopped", STOP_TIMEOUT, || {
+            Ok(fs::read_dir(&tasks)?.flatten().all(|task| has_stopped(&task.path())).then_some(()))
+        })
+        .with_context(|| format!("freeze {}", self.name))
     }
 
     /// Lets a frozen process go on (SIGCONT).
@@ -245,6 +251,12 @@ pub fn run_ok(command: &mut Command, within: Duration) -> Result<String> {
         bail!("{command:?} failed with {}\n{text}\n{errors}", output.status);
     }
     Ok(text)
+}
+
+/// Whether a thread, by its folder in `/proc`, is stopped or has ended.
+fn has_stopped(task: &Path) -> bool {
+    let Ok(stat) = fs::read_to_string(task.join("stat")) else { return true };
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with(['T', 't', 'Z', 'X']))
 }
 
 /// Tries `probe` until it gives a value; fails after `within`, naming `what` and the last reason.

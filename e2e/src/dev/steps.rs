@@ -5,11 +5,20 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::statvfs;
 
 /// What has been run so far.
 pub struct Steps {
     filter: Vec<String>,
-    done: Vec<(String, Duration, &'static str)>,
+    done: Vec<Done>,
+}
+
+struct Done {
+    name: String,
+    time: Duration,
+    /// What was left of the disk behind it: a full one fails tests in ways that do not name it.
+    free_bytes: u64,
+    verdict: &'static str,
 }
 
 impl Steps {
@@ -29,7 +38,7 @@ impl Steps {
         let begin = Instant::now();
         let outcome = step();
         let verdict = if outcome.is_ok() { "ok" } else { "FAILED" };
-        self.done.push((name.to_owned(), begin.elapsed(), verdict));
+        self.done.push(Done { name: name.to_owned(), time: begin.elapsed(), free_bytes: free_bytes(), verdict });
         println!("<== {name}: {verdict} after {}", text(begin.elapsed()));
         if outcome.is_err() {
             self.print_table();
@@ -47,13 +56,19 @@ impl Steps {
     }
 
     fn print_table(&self) {
-        println!("\n{:<34} {:>9}", "step", "time");
-        for (name, time, verdict) in &self.done {
-            println!("{name:<34} {:>9}  {verdict}", text(*time));
+        println!("\n{:<34} {:>9} {:>11}", "step", "time", "disk free");
+        for Done { name, time, free_bytes, verdict } in &self.done {
+            let free = format!("{:.1} GiB", *free_bytes as f64 / (1u64 << 30) as f64);
+            println!("{name:<34} {:>9} {free:>11}  {verdict}", text(*time));
         }
-        let total = self.done.iter().map(|(_, time, _)| *time).sum();
+        let total = self.done.iter().map(|done| done.time).sum();
         println!("{:<34} {:>9}", "total", text(total));
     }
+}
+
+/// What is free on the disk of temporary files; 0 if that cannot be told.
+fn free_bytes() -> u64 {
+    statvfs(&std::env::temp_dir()).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Runs a command that writes to the terminal itself.

@@ -33,7 +33,7 @@ pub fn options(address: SocketAddr, postgres: &Postgres, database: &str) -> PgOp
     }
 }
 
-/// An empty, migrated database.
+/// An empty, migrated database; removed when it is dropped, or some hundred of them would need gigabytes.
 pub struct PgDatabase {
     /// Its name.
     pub name: String,
@@ -81,6 +81,14 @@ impl PgDatabase {
         })
         .await;
         number
+    }
+}
+
+impl Drop for PgDatabase {
+    fn drop(&mut self) {
+        // What cannot be removed now goes with the server.
+        let statement = format!("DROP DATABASE \"{}\" WITH (FORCE)", self.name);
+        let _ = Postgres::shared().and_then(|postgres| postgres.query("postgres", &statement));
     }
 }
 

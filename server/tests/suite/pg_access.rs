@@ -117,7 +117,8 @@ async fn open_as(database: &PgDatabase, role: &str) -> Result<World, LeaseDbErro
 }
 
 /// What is an operator's. Everything else is the server's, and what collecting needs is maintenance's as well.
-const OPERATORS: [&str; 4] = ["create_account", "change_account", "rotate_credential", "close_account"];
+const OPERATORS: [&str; 5] =
+    ["create_account", "change_account", "rotate_credential", "close_account", "reopen_account"];
 const COLLECTORS: [&str; 9] = [
     "record_chunks",
     "end_upload",
@@ -301,6 +302,6 @@ async fn what_is_missing_is_told_and_what_is_newer_is_accepted() {
     blocking(|| Postgres::shared()?.query(&database.name, newer)).await;
     World::open(&database.options, 0).await.expect("a newer schema still serves").db.now().await.expect("it answers");
     assert!(migrate(&database.options, &Roles::default()).await.is_err(), "but an older program migrates nothing");
-    let name = PgOptions { schema: "Leasehold; DROP".to_owned(), ..database.options };
+    let name = PgOptions { schema: "Leasehold; DROP".to_owned(), ..database.options.clone() };
     assert!(matches!(migrate(&name, &Roles::default()).await, Err(LeaseDbError::Invalid(_))));
 }

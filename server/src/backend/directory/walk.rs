@@ -117,7 +117,11 @@ fn entries(folder: &OwnedFd) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     let mut raw = RawDir::new(folder, &mut buffer);
     while let Some(entry) = raw.next() {
-        let entry = entry?;
+        let entry = match entry {
+            // Removed since it was opened, which only an empty folder can be.
+            Err(Errno::NOENT) => break,
+            entry => entry?,
+        };
         let Ok(name) = entry.file_name().to_str() else { continue };
         if [".", ".."].contains(&name) {
             continue;
