@@ -68,7 +68,7 @@ impl Steps {
 
 /// What is free on the disk of temporary files; 0 if that cannot be told.
 fn free_bytes() -> u64 {
-    statvfs(&std::env::temp_dir()).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+    statvfs(std::env::temp_dir()).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Runs a command that writes to the terminal itself.
