@@ -115,11 +115,7 @@ impl Process {
     /// thread has stopped, of which one may have been about to answer.
     pub fn freeze(&self) -> Result<()> {
         self.send(Signal::STOP)?;
-        let tasks = format!("/proc/{}/task", self.pid().as_raw_nonzero());
-        wait_until("all threads have stopped", STOP_TIMEOUT, || {
-            Ok(fs::read_dir(&tasks)?.flatten().all(|task| has_stopped(&task.path())).then_some(()))
-        })
-        .with_context(|| format!("freeze {}", self.name))
+        wait_until_stopped(self.pid()).with_context(|| format!("freeze {}", self.name))
     }
 
     /// Lets a frozen process go on (SIGCONT).
@@ -253,10 +249,29 @@ pub fn run_ok(command: &mut Command, within: Duration) -> Result<String> {
     Ok(text)
 }
 
-/// Whether a thread, by its folder in `/proc`, is stopped or has ended.
-fn has_stopped(task: &Path) -> bool {
-    let Ok(stat) = fs::read_to_string(task.join("stat")) else { return true };
-    stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with(['T', 't', 'Z', 'X']))
+/// Whether a process is gone, or waits only for its parent to notice.
+pub fn has_ended(process: Pid) -> bool {
+    state(&folder(process)).is_none_or(|state| state == 'Z')
+}
+
+/// Waits until every thread of a process that was sent SIGSTOP has stopped, or ended.
+pub fn wait_until_stopped(process: Pid) -> Result<()> {
+    let tasks = folder(process).join("task");
+    let has_stopped = |task: fs::DirEntry| state(&task.path()).is_none_or(|state| "TtZX".contains(state));
+    wait_until("all threads have stopped", STOP_TIMEOUT, || {
+        // A process that is gone has no folder.
+        Ok(fs::read_dir(&tasks).map_or(true, |tasks| tasks.flatten().all(has_stopped)).then_some(()))
+    })
+}
+
+fn folder(process: Pid) -> PathBuf {
+    PathBuf::from(format!("/proc/{}", process.as_raw_nonzero()))
+}
+
+/// The state of a process or thread, a letter of proc(5), by its folder; `None` if it is gone.
+fn state(folder: &Path) -> Option<char> {
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// Tries `probe` until it gives a value; fails after `within`, naming `what` and the last reason.

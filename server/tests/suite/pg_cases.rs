@@ -30,9 +30,6 @@ use crate::pg_world::{FIRST_EPOCH, World, name_of};
 /// A request that can be made again, of any connection; answers with its outcome as text.
 pub type Deed = Arc<dyn Fn(PgLeaseDb) -> BoxFuture<'static, Result<String>> + Send + Sync>;
 
-/// The first that is made in a database.
-const FIRST_ACCOUNT: AccountId = AccountId::new(16);
-
 /// Who works on a unit.
 const WORKER: ObjectId = ObjectId::new([9; 16]);
 
@@ -211,13 +208,14 @@ async fn closing(world: World) -> Deed {
 
 async fn with_closed(world: World) {
     with_share(world.clone()).await;
-    assert_eq!(world.find("alice").await, FIRST_ACCOUNT);
-    assert!(world.db.close_account(FIRST_ACCOUNT, None).await.expect("close_account"));
+    assert_eq!(world.find("alice").await, AccountId::FIRST_DECLARED);
+    assert!(world.db.close_account(AccountId::FIRST_DECLARED, None).await.expect("close_account"));
 }
 
 async fn reopening(_: World) -> Deed {
     deed!(|db| async move {
-        db.reopen_account(FIRST_ACCOUNT, "alice".to_owned(), AccountChange::default(), credential("again")).await
+        db.reopen_account(AccountId::FIRST_DECLARED, "alice".to_owned(), AccountChange::default(), credential("again"))
+            .await
     })
 }
 
@@ -493,7 +491,7 @@ pub fn singles() -> Vec<Single> {
         single!("beat_at", "beats", true, |db| db.is_tick_due(10)),
         single!("find_credentials", "account_credentials", true, |db| db.find_credential(credential("alice"))),
         single!("accounts_version", "deployment", true, |db| db.accounts_version()),
-        single!("find_closed_account", "accounts", true, |db| db.find_closed_account(FIRST_ACCOUNT)),
+        single!("find_closed_account", "accounts", true, |db| db.find_closed_account(AccountId::FIRST_DECLARED)),
         single!("find_account", "accounts", true, |db| db.find_account("alice".to_owned())),
         single!("list_accounts", "accounts", true, |db| db.list_accounts(None, 10)),
         single!("list_credentials", "account_credentials", true, |db| async move {

@@ -21,7 +21,7 @@ pub use self::client::{Row, Session};
 use self::programs::Programs;
 pub use self::standby::StandbyOptions;
 use crate::certificates::Authority;
-use crate::process::{Process, descendants, run, run_ok, wait_until, wait_until_up};
+use crate::process::{Process, descendants, has_ended, run, run_ok, wait_until, wait_until_stopped, wait_until_up};
 use crate::scratch::{Scratch, free_address, give};
 use crate::secret;
 
@@ -238,8 +238,9 @@ impl Postgres {
         let server = self.server();
         let server = server.as_ref().context("the server does not run")?;
         server.freeze()?;
-        send_all(&descendants(server.id())?, Signal::STOP);
-        Ok(())
+        let backends = descendants(server.id())?;
+        send_all(&backends, Signal::STOP);
+        backends.into_iter().try_for_each(wait_until_stopped)
     }
 
     /// Lets a frozen server go on.
@@ -366,13 +367,6 @@ fn send_all(processes: &[Pid], signal: Signal) {
         // Backends come and go.
         let _ = kill_process(process, signal);
     }
-}
-
-/// Whether a process is gone, or waits only for its parent to notice.
-fn has_ended(process: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
-    let state = stat.ok().and_then(|stat| stat.rsplit_once(") ").map(|(_, fields)| fields.starts_with('Z')));
-    state.unwrap_or(true)
 }
 
 /// Removes the few bytes of System V shared memory that a killed server leaves; only its next start would do so else.
