@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::process::{Process, run, run_ok, tail, wait_until};
+use crate::process::{Explain, Process, run, run_ok, tail, wait_until};
 use crate::venv::workspace_root;
 
 /// Names the server program to test.
@@ -276,7 +276,7 @@ fn launch(name: &str, root: &Path, listen: &str) -> Result<(Process, Announcemen
     if let Some(error) = ended {
         return Err(error);
     }
-    let line = line.with_context(|| process.log_tail())?;
+    let line = line.explain(|| process.log_tail())?;
     let announcement = serde_json::from_str(&line).with_context(|| format!("{name} printed {line:?}"))?;
     Ok((process, announcement))
 }

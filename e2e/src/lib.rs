@@ -7,6 +7,7 @@
 // Processes and sockets live in real time; no rule of the protocol is decided here.
 #![allow(clippy::disallowed_methods)]
 
+pub mod alerts;
 pub mod bench;
 pub mod checker;
 pub mod cluster;

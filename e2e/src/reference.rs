@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::gbs::Nurl;
 use crate::leasehold::Credentials;
-use crate::process::{Process, wait_until};
+use crate::process::{Explain, Process, wait_until};
 use crate::venv::Venv;
 
 /// The release that everything is compared with.
@@ -67,7 +67,7 @@ impl PythonServer {
         if let Some(error) = ended {
             return Err(error);
         }
-        let line = line.with_context(|| process.log_tail())?;
+        let line = line.explain(|| process.log_tail())?;
         let announcement: Announcement = serde_json::from_str(&line).with_context(|| format!("printed {line:?}"))?;
         ensure!(announcement.version == VERSION, "reference is {}, not {VERSION}", announcement.version);
         let (nurl, storage) = (announcement.nurl.parse()?, storage_of(name, parent));

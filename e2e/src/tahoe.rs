@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::process::{Process, run_ok, wait_until};
+use crate::process::{Explain, Process, run_ok, wait_until};
 use crate::venv::Venv;
 
 /// Long enough for the largest file, short enough that a client that hangs is noticed.
@@ -135,7 +135,7 @@ impl Client {
             self.agent.get(format!("{}?t=json", url.trim())).call()?;
             Ok(Some(url.trim().trim_end_matches('/').to_owned()))
         });
-        self.url = url.with_context(|| process.log_tail())?;
+        self.url = url.explain(|| process.log_tail())?;
         self.process = Some(process);
         self.wait_connected(servers)
     }
@@ -161,7 +161,7 @@ impl Client {
             let connected = |server: &&Value| is_connected(&server["connection_status"]);
             Ok((all.iter().filter(connected).count() == servers).then_some(()))
         });
-        outcome.with_context(|| format!("{state:#}\n{}", self.log_tail()))
+        outcome.explain(|| format!("{state:#}\n{}", self.log_tail()))
     }
 
     /// The node's directory.
@@ -263,7 +263,7 @@ impl Client {
     /// Runs the `tahoe` program with this node and gives its standard output.
     pub fn cli(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.cli_command(arguments);
-        run_ok(&mut command, CLI_TIMEOUT).with_context(|| self.log_tail())
+        run_ok(&mut command, CLI_TIMEOUT).explain(|| self.log_tail())
     }
 
     /// The `tahoe` program with this node, for callers who want more than its output.

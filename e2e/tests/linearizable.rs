@@ -32,6 +32,7 @@ use anyhow::{Context, Result, ensure};
 use leasehold_e2e::gbs::Nurl;
 use leasehold_e2e::leasehold::Server;
 use leasehold_e2e::pods::copy_folder;
+use leasehold_e2e::process::Explain;
 use leasehold_e2e_services::Balancer;
 
 use faults::{kill_again_and_again, random};
@@ -64,7 +65,7 @@ fn many_clients_of_one_process_see_one_order() -> Result<()> {
     let plan = Plan { time: by_length(PLAN.time, Duration::from_secs(300)), ..PLAN };
     let recorded = record("one-process", &nurl, &plan, seed()?, |_| Ok(()))?;
     server.expect_running()?;
-    recorded.expect_linearizable().with_context(|| server.log_tail())?;
+    recorded.expect_linearizable().explain(|| server.log_tail())?;
     ensure!(!recorded.counts.keys().any(|outcome| outcome.contains("unknown")), "requests had no answer");
     recorded.expect_counts(&[
         ("read_test_write: success", 200),
@@ -97,7 +98,7 @@ fn clients_of_a_process_that_is_killed_again_and_again_see_one_order() -> Result
         kill_again_and_again(slice::from_mut(&mut server), &mut random(seed, 1), deadline)
     })?;
     server.expect_running()?;
-    recorded.expect_linearizable().with_context(|| server.log_tail())?;
+    recorded.expect_linearizable().explain(|| server.log_tail())?;
     recorded.expect_counts(&[
         ("read_test_write: success", 100),
         ("read_test_write: test failed", 50),

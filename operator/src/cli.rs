@@ -69,6 +69,9 @@ struct RunArgs {
     /// Notice at once when a customer's Secret is changed; needs the right to list and watch Secrets
     #[arg(long)]
     watch_secrets: bool,
+    /// Where people find the runbook of the alerts, to which each alert is linked
+    #[arg(long, value_name = "URL")]
+    runbook_url: Option<String>,
     /// How long a leader may be silent before another operator takes over
     #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(3..=600))]
     lease_seconds: u64,
@@ -203,7 +206,9 @@ async fn lead(
     let settings = Settings {
         image: arguments.image,
         has_monitoring: has_monitoring(&client).await,
+        runbook_url: arguments.runbook_url,
         resync: Duration::from_secs(arguments.resync_seconds),
+        watches_secrets: arguments.watch_secrets,
     };
     let entropy = Entropy::from_os();
     let context =

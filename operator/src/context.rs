@@ -22,6 +22,8 @@ use crate::sweep::Totals;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait after a failure.
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Accounts that rest are together looked at no more often than this, where nothing depends on it.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The custom resources as they were last seen; nobody asks the API server for them.
 #[derive(Clone, Debug)]
@@ -79,8 +81,12 @@ pub struct Settings {
     pub image: String,
     /// Whether the cluster knows PodMonitors and PrometheusRules.
     pub has_monitoring: bool,
+    /// Where the runbook is, if anywhere.
+    pub runbook_url: Option<String>,
     /// How often everything is looked at again without a reason.
     pub resync: Duration,
+    /// Whether customers' Secrets are watched, so that a change of them is a reason.
+    pub watches_secrets: bool,
 }
 
 /// All that a reconciler may touch.
@@ -171,10 +177,23 @@ impl Context {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&(kind, key.clone()));
     }
 
-    /// When to look again without a reason: objects spread over the interval, each at its own time.
+    /// When to look again without a reason.
     pub fn resync(&self, key: &Key) -> Duration {
-        let spread = crate::names::digest([key.namespace.as_str(), key.name.as_str()]);
-        let part = u32::from_str_radix(&spread[..4], 16).unwrap_or_default();
-        self.settings.resync / 2 + self.settings.resync / 2 * part / 0xffff
+        spread(self.settings.resync, key)
     }
+
+    /// The same for an Account. Where Secrets are watched, a look finds out nothing that would not be a reason by itself, and
+    /// thousands of Accounts share about one look a second. Elsewhere it is the look that finds a Secret that was changed.
+    pub fn resync_account(&self, key: &Key) -> Duration {
+        let accounts = u32::try_from(self.stores.accounts.len()).unwrap_or(u32::MAX);
+        let rested = if self.settings.watches_secrets { LOOK.saturating_mul(accounts) } else { Duration::ZERO };
+        spread(self.settings.resync.max(rested), key)
+    }
+}
+
+/// Between half of an interval and all of it: each object at its own time.
+fn spread(interval: Duration, key: &Key) -> Duration {
+    let digest = crate::names::digest([key.namespace.as_str(), key.name.as_str()]);
+    let part = u32::from_str_radix(&digest[..4], 16).unwrap_or_default();
+    interval / 2 + interval / 2 * part / 0xffff
 }

@@ -11,7 +11,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{self, ObjectRef, reflector};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::{Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use leasehold_crds::{Account, DELETION_PROTECTION, LeaseDatabase, PAUSED, StorageBackend, StorageServer};
 use tokio::sync::{mpsc, watch};
@@ -51,23 +51,37 @@ pub struct Controllers {
 pub fn controllers(client: &Client, watches_secrets: bool) -> Controllers {
     let ours = watcher::Config::default().labels(&format!("{MANAGED_BY}={LEASEHOLD}"));
     let (count, listed) = Listed::new();
-    let mut accounts = watching::<Account>(client, &count).with_config(Config::default().concurrency(ACCOUNTS_AT_ONCE));
+    let mut accounts = watching(client, &count, declared).with_config(Config::default().concurrency(ACCOUNTS_AT_ONCE));
     if watches_secrets {
         accounts = accounts.owns(Api::<Secret>::all(client.clone()), ours.clone());
     }
     let others = || Config::default().concurrency(OTHERS_AT_ONCE);
     Controllers {
-        backends: watching(client, &count).with_config(others()).owns(Api::<Job>::all(client.clone()), ours.clone()),
-        databases: watching(client, &count).with_config(others()).owns(Api::<Job>::all(client.clone()), ours.clone()),
-        servers: watching(client, &count).with_config(others()).owns(Api::<Deployment>::all(client.clone()), ours),
+        backends: watching(client, &count, predicates::resource_version)
+            .with_config(others())
+            .owns(Api::<Job>::all(client.clone()), ours.clone()),
+        databases: watching(client, &count, predicates::resource_version)
+            .with_config(others())
+            .owns(Api::<Job>::all(client.clone()), ours.clone()),
+        servers: watching(client, &count, predicates::resource_version)
+            .with_config(others())
+            .owns(Api::<Deployment>::all(client.clone()), ours),
         accounts,
         listed,
     }
 }
 
-/// A controller of one kind, which counts itself as soon as its store is complete.
-fn watching<K>(client: &Client, count: &watch::Sender<usize>) -> Controller<K>
+/// What people say of an Account; the rest of it is our own hand. Looking at thousands again because of what was just written
+/// would double their cost.
+fn declared(account: &Account) -> Option<u64> {
+    predicates::generation.combine(predicates::annotations).hash_property(account)
+}
+
+/// A controller of one kind, which counts itself as soon as its store is complete. It looks at an object whenever `matters`
+/// gives something else.
+fn watching<K, P>(client: &Client, count: &watch::Sender<usize>, matters: P) -> Controller<K>
 where
+    P: Predicate<K> + Send + 'static,
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
 {
     let (reader, writer) = reflector::store();
@@ -80,7 +94,7 @@ where
             count.send_modify(|kinds| *kinds += 1);
         }
     });
-    Controller::for_stream(counted.applied_objects(), reader)
+    Controller::for_stream(counted.applied_objects().predicate_filter(matters, PredicateConfig::default()), reader)
 }
 
 impl Controllers {

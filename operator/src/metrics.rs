@@ -1,10 +1,13 @@
 //! What the operator counts.
 
+mod maintenance;
+
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use leasehold_core::run::{Run, RunKind};
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -14,6 +17,7 @@ use prometheus_client::registry::Registry;
 
 use crate::names::Key;
 use crate::sweep::ServerTotals;
+use maintenance::Maintenance;
 
 /// A kind and how a reconcile of it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -41,6 +45,21 @@ struct OfServer {
     server: String,
 }
 
+impl OfObject {
+    fn new(kind: &'static str, key: &Key, condition: &Condition) -> Self {
+        let (namespace, name) = (key.namespace.clone(), key.name.clone());
+        Self { kind, namespace, name, r#type: condition.type_.clone() }
+    }
+}
+
+fn of_server(key: &Key) -> OfServer {
+    OfServer { namespace: key.namespace.clone(), server: key.name.clone() }
+}
+
+fn number(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 /// What the operator counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -52,6 +71,7 @@ pub struct Metrics {
     over_quota: Family<OfServer, Gauge>,
     storage_bytes: Family<OfServer, Gauge>,
     shares: Family<OfServer, Gauge>,
+    maintenance: Maintenance,
     /// Whether this process leads.
     pub leader: Gauge,
     /// Whether custom resources are missing.
@@ -73,6 +93,7 @@ impl Default for Metrics {
             over_quota: Family::default(),
             storage_bytes: Family::default(),
             shares: Family::default(),
+            maintenance: Maintenance::default(),
             leader: Gauge::default(),
             crd_missing: Gauge::default(),
         };
@@ -94,6 +115,7 @@ impl Metrics {
         registry.register("accounts_over_quota", "Accounts at or over their quota", self.over_quota.clone());
         registry.register("server_storage_bytes", "Bytes leased at a server", self.storage_bytes.clone());
         registry.register("server_shares", "Shares leased at a server", self.shares.clone());
+        self.maintenance.register(registry);
         for kind in ["StorageBackend", "LeaseDatabase", "StorageServer", "Account"] {
             for result in ["ok", "error"] {
                 self.reconciles.get_or_create(&Reconcile { kind, result }).inc_by(0);
@@ -111,12 +133,7 @@ impl Metrics {
     /// Shows the conditions of an object.
     pub fn conditions(&self, kind: &'static str, key: &Key, conditions: &[Condition]) {
         for condition in conditions {
-            let labels = OfObject {
-                kind,
-                namespace: key.namespace.clone(),
-                name: key.name.clone(),
-                r#type: condition.type_.clone(),
-            };
+            let labels = OfObject::new(kind, key, condition);
             let value = match condition.status.as_str() {
                 "True" => 1,
                 "False" => 0,
@@ -128,12 +145,33 @@ impl Metrics {
 
     /// Shows what all accounts of a server use.
     pub fn server(&self, key: &Key, totals: &ServerTotals) {
-        let labels = OfServer { namespace: key.namespace.clone(), server: key.name.clone() };
-        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let labels = of_server(key);
         self.accounts.get_or_create(&labels).set(number(totals.accounts));
         self.over_quota.get_or_create(&labels).set(number(totals.over_quota));
         self.storage_bytes.get_or_create(&labels).set(number(totals.used_bytes));
         self.shares.get_or_create(&labels).set(number(totals.shares));
+    }
+
+    /// Shows what the jobs of a server have done, as its lease database tells; `is_wanted` says which are to run at all.
+    pub fn runs(&self, server: &Key, database: &Key, runs: &[Run], is_wanted: impl Fn(RunKind) -> bool) {
+        self.maintenance.show(server, database, runs, is_wanted);
+    }
+
+    /// Forgets an object that is gone, with the conditions that it last had: nobody shall be called because of it.
+    pub fn forget(&self, kind: &'static str, key: &Key, conditions: &[Condition]) {
+        for condition in conditions {
+            self.conditions.remove(&OfObject::new(kind, key, condition));
+        }
+        match kind {
+            "StorageServer" => {
+                for family in [&self.accounts, &self.over_quota, &self.storage_bytes, &self.shares] {
+                    family.remove(&of_server(key));
+                }
+                self.maintenance.forget(key);
+            }
+            "LeaseDatabase" => self.maintenance.forget_database(key),
+            _ => {}
+        }
     }
 
     /// Everything, as Prometheus reads it.

@@ -115,6 +115,13 @@ pub struct Pointers {
     pub servers: Sender<ObjectRef<StorageServer>>,
 }
 
+impl Pointers {
+    fn account(&self, found: &Account) {
+        // A full channel means that there is enough to do already.
+        drop(self.accounts.try_send(ObjectRef::from_obj(found)));
+    }
+}
+
 /// Counts again and again, until the process ends.
 pub async fn run(context: Arc<Context>, pointers: Pointers) {
     context.stores.ready().await;
@@ -144,13 +151,16 @@ async fn sweep(server: &StorageServer, context: &Context, pointers: &Pointers) -
             totals.add(ledger, usage);
             let Some(found) = by_name.remove(&ledger.name) else { continue };
             if is_worth_a_look(&found, ledger, usage, now) {
-                let reference = ObjectRef::from_obj(&*found);
-                // A full channel means that there is enough to do already.
-                drop(pointers.accounts.try_send(reference));
+                pointers.account(&found);
             }
         }
     }
+    // What is left and was made once: the database is a backup from before that.
+    by_name.values().filter(|found| was_made(found)).for_each(|found| pointers.account(found));
     context.metrics.server(&key, &totals);
+    if let Some(runs) = crate::server::dereference::runs(&database, context).await {
+        context.metrics.runs(&key, &database, &runs, |kind| crate::server::runs_by_itself(&server.spec, kind));
+    }
     if context.totals.note(key, totals) {
         drop(pointers.servers.try_send(ObjectRef::from_obj(server)));
     }
@@ -161,6 +171,10 @@ fn by_ledger_name(server: &Key, context: &Context) -> HashMap<String, Arc<Accoun
     let accounts = context.stores.accounts.state();
     let of_server = accounts.into_iter().filter(|found| account::target(found) == *server);
     of_server.filter_map(|found| Some((account::ledger_name(&found).ok()?, found))).collect()
+}
+
+fn was_made(found: &Account) -> bool {
+    found.status.as_ref().is_some_and(|status| status.account_id.is_some())
 }
 
 fn is_worth_a_look(found: &Account, ledger: &Ledger, usage: &Usage, now: Timestamp) -> bool {

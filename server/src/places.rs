@@ -47,6 +47,7 @@ pub async fn open_lease_db(config: &Config, data: &DataDir, registry: &mut Regis
         metrics.register(registry);
         let opened = PgLeaseDb::open(&pg_options(database)?, terms(config), metrics).await;
         let db = opened.map_err(plainly).with_context(|| format!("cannot use the database {}", shown(database)))?;
+        db.show_pool(registry);
         return Ok(AnyLeaseDb::Postgres(db));
     }
     let path = data.database();

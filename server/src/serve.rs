@@ -14,7 +14,7 @@ use leasehold_core::backend::Backend;
 use leasehold_core::expiry::brake_on_clocks;
 use leasehold_core::leasedb::{AccountChange, LeaseDb, TickOutcome};
 use leasehold_core::run::RunId;
-use leasehold_core::store::{Collected, Store};
+use leasehold_core::store::{Collected, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -33,6 +33,8 @@ use crate::places::{open_backend, open_lease_db, open_store};
 
 /// How often is asked whether the heart shall beat, in seconds: often enough that a dead process is soon stood in for.
 const PULSE_SECONDS: u64 = 5;
+/// How often what is in upload is counted, in seconds.
+const COUNT_SECONDS: u64 = 15;
 const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// How long a refresh of what is kept in memory may take before it is tried anew.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +51,7 @@ pub struct Running {
     /// Where metrics and health are served.
     pub admin: SocketAddr,
     drain: Drain,
+    is_orphaned: Arc<AtomicBool>,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -68,6 +71,11 @@ impl Running {
         if let Err(error) = (&mut self.server).await {
             tracing::error!(%error, "the server ended badly");
         }
+    }
+
+    /// Whether it ends because its lease database is not there any more: another one is in its place.
+    pub fn is_orphaned(&self) -> bool {
+        self.is_orphaned.load(Ordering::Relaxed)
     }
 
     /// Stops accepting, lets requests in flight finish, and returns when all is done.
@@ -99,11 +107,11 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
     data.publish(&published)?;
     data.make_spool()?;
     // Before there is any account: a new lease database may have to take over an old backend.
-    let store = Arc::new(open_store(&config, db.clone(), backend).await?);
+    let store = Arc::new(open_store(&config, db.clone(), backend).await?.with_observer(metrics.clone()));
     let accounts = Accounts::new(db.clone(), &data, identity.clone(), published);
     let handout = first_account(&config, &data, &accounts).await?;
 
-    let accountant = Arc::new(Accountant::open(Arc::new(db)).await?);
+    let accountant = Arc::new(Accountant::open(Arc::new(db)).await?.with_observer(metrics.clone()));
     let gbs = Gbs::new(store.clone(), accountant.clone(), limits(&config, &data), metrics.clone());
     let ready = Arc::new(AtomicBool::new(true));
     let drain = Drain::default();
@@ -145,11 +153,13 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
         jobs.map(|job| schedule::keep(store.db().clone(), job, metrics.clone(), drain.clone())).collect();
     let following = foolscap.clone();
     let follow = drain.clone();
+    let is_orphaned = Arc::new(AtomicBool::new(false));
     let mut background = vec![
         tokio::spawn(async move { following.follow(follow).await }),
         tokio::spawn(keep_accounts(accountant, store.clone(), metrics.clone(), drain.clone())),
         tokio::spawn(keep_space(store.clone(), metrics.clone(), drain.clone())),
-        tokio::spawn(keep_beating(store.clone(), metrics.clone(), drain.clone())),
+        tokio::spawn(keep_beating(store.clone(), metrics.clone(), drain.clone(), is_orphaned.clone())),
+        tokio::spawn(keep_counting(store.clone(), metrics.clone(), drain.clone())),
         tokio::spawn(keep_clean(store, metrics.clone(), collect_interval(&config), drain.clone())),
         tokio::spawn(admin_listener.run(admin_socket, drain.last())),
     ];
@@ -173,13 +183,13 @@ pub async fn start(config: Config, path: &Path) -> anyhow::Result<Running> {
             () = ended => {}
             () = ending.run(drain_times, announce) => {
                 // Where nobody stands in, clients come back every second.
-                tracing::info!(connections = metrics.connections.get(), "the time to leave is over");
+                tracing::info!(connections = metrics.connections.open(), "the time to leave is over");
                 ending.stop();
             }
         }
         drop(lock);
     });
-    Ok(Running { handout, listen, admin, drain, server })
+    Ok(Running { handout, listen, admin, drain, is_orphaned, server })
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -263,6 +273,7 @@ async fn keep_accounts<L: LeaseDb, B: Backend>(
             store.expect_silence();
         }
         metrics.account_cache_age_seconds.set(accountant.cache_age().as_secs());
+        metrics.account_cache_entries.set(accountant.sessions() as u64);
     }
 }
 
@@ -279,7 +290,12 @@ async fn keep_space<L: LeaseDb, B: Backend>(store: Arc<Store<L, B>>, metrics: Ar
 }
 
 /// Lets the deployment's heart beat, and says so when it tells of lost commits.
-async fn keep_beating<L: LeaseDb, B: Backend>(store: Arc<Store<L, B>>, metrics: Arc<Metrics>, drain: Drain) {
+async fn keep_beating<L: LeaseDb, B: Backend>(
+    store: Arc<Store<L, B>>,
+    metrics: Arc<Metrics>,
+    drain: Drain,
+    is_orphaned: Arc<AtomicBool>,
+) {
     loop {
         match tokio::time::timeout(REFRESH_TIMEOUT, store.tick()).await {
             Ok(Ok(Some(TickOutcome::Loss(epoch)))) => tracing::error!(
@@ -287,6 +303,13 @@ async fn keep_beating<L: LeaseDb, B: Backend>(store: Arc<Store<L, B>>, metrics: 
                 "the lease database has lost commits (a failover or a restore); recovery mode: nothing is deleted"
             ),
             Ok(Ok(_)) => {}
+            Ok(Err(error @ StoreError::AnotherDatabase)) => {
+                // Who starts anew takes the backend over, once no heart beats for the old database any more.
+                tracing::error!(%error, "this process ends: what it knows is of the old one");
+                is_orphaned.store(true, Ordering::Relaxed);
+                drain.stop();
+                return;
+            }
             Ok(Err(error)) => {
                 metrics.background_failures.inc();
                 tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "the heart did not beat");
@@ -297,6 +320,19 @@ async fn keep_beating<L: LeaseDb, B: Backend>(store: Arc<Store<L, B>>, metrics: 
             }
         }
         if !every(PULSE_SECONDS, &drain).await {
+            return;
+        }
+    }
+}
+
+/// Shows what is in upload. Whether the lease database answers others tell.
+async fn keep_counting<L: LeaseDb, B: Backend>(store: Arc<Store<L, B>>, metrics: Arc<Metrics>, drain: Drain) {
+    loop {
+        if let Ok(open) = store.db().open_uploads().await {
+            metrics.uploads_open.set(open.count);
+            metrics.uploads_reserved_bytes.set(open.bytes);
+        }
+        if !every(COUNT_SECONDS, &drain).await {
             return;
         }
     }
@@ -327,7 +363,6 @@ async fn keep_clean<L: LeaseDb, B: Backend>(
     loop {
         match store.collect(|_| ()).await {
             Ok(collected) => {
-                metrics.uploads_expired.inc_by(collected.uploads_ended);
                 metrics.objects_deleted.inc_by(collected.objects_deleted);
                 tell_brakes(&collected, &mut braked);
             }

@@ -216,6 +216,7 @@ pub enum UpdatePolicy {
     /// They follow the operator.
     #[default]
     WithOperator,
-    /// They run `image`, and an upgrade of the operator never restarts them.
+    /// They run `image`, and an upgrade of the operator never restarts them: what it would change waits for the next change of
+    /// the spec. The condition `UpdateWaiting` tells.
     Manual,
 }

@@ -13,7 +13,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How much of a log file is shown when something fails.
@@ -221,6 +221,19 @@ impl Watchdog {
     }
 }
 
+/// Failures that come with all that is known.
+pub trait Explain<T> {
+    /// Puts `details`, as the ends of logs, after the reason of a failure: they are long, and whoever shortens a message keeps
+    /// its beginning.
+    fn explain(self, details: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Explain<T> for Result<T> {
+    fn explain(self, details: impl FnOnce() -> String) -> Self {
+        self.map_err(|error| anyhow!("{error:#}\n{}", details()))
+    }
+}
+
 /// Runs a command to its end and gives its output; fails if it takes longer than `within`.
 pub fn run(command: &mut Command, within: Duration) -> Result<Output> {
     let mut child = command
@@ -302,7 +315,7 @@ pub fn wait_until_up(process: &mut Process, within: Duration, mut probe: impl Fn
     });
     match ended {
         Some(error) => Err(error),
-        None => up.with_context(|| process.log_tail()),
+        None => up.explain(|| process.log_tail()),
     }
 }
 

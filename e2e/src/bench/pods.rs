@@ -21,6 +21,7 @@ use super::{Arguments, MANY_WORKERS, WARM_UP};
 use crate::gbs::Nurl;
 use crate::leasehold::Server;
 use crate::pods::{Pods, PodsOptions};
+use crate::process::Explain;
 
 /// Pods of the larger deployment.
 const MANY_PODS: usize = 3;
@@ -160,7 +161,7 @@ impl Target {
 
     fn load(&self, operation: Operation, workers: usize, shape: Shape, random: &mut StdRng) -> Result<Sample> {
         let workers = self.prepared.workers(operation, workers, random);
-        load::run(&self.loaded, workers, shape).with_context(|| self.pods.log_tails())
+        load::run(&self.loaded, workers, shape).explain(|| self.pods.log_tails())
     }
 }
 
@@ -261,7 +262,7 @@ fn memory(arguments: &Arguments, directory: &Path, random: &mut StdRng) -> Resul
     workers.extend(prepared.workers(Operation::Download, connections - connections / 2, random));
     let window = Duration::from_secs_f64(arguments.seconds * 4.0);
     let shape = Shape { threads: arguments.threads, warm_up: WARM_UP, window };
-    let sample = load::run(&loaded, workers, shape).with_context(|| pods.log_tails())?;
+    let sample = load::run(&loaded, workers, shape).explain(|| pods.log_tails())?;
     let Memory { peak_bytes, anonymous_bytes, .. } = process_stat::memory(loaded[0].pid)?;
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     Ok(format!(

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::layout::Layout;
-use crate::process::{tail, wait_until};
+use crate::process::{Explain, tail, wait_until};
 
 /// How long a process may take to end when it is asked to.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
@@ -67,7 +67,7 @@ impl<'a> Daemon<'a> {
         });
         match ended {
             Some(error) => Err(error),
-            None => outcome.with_context(|| self.log_tail()),
+            None => outcome.explain(|| self.log_tail()),
         }
     }
 

@@ -14,6 +14,7 @@ use super::{Cluster, Daemon};
 pub const NAMESPACE: &str = "tahoe";
 
 const NAME: &str = "managed-services";
+const MANAGED_NAMESPACE: &str = "managed";
 const SERVER: &str = "main";
 const ACCOUNT: &str = "alice";
 /// The node port of the server, at 127.0.0.1 as well.
@@ -50,7 +51,7 @@ pub fn advice() -> String {
 /// Is the managed services: starts them, makes the example's objects, and stays until it is killed. Its children end with
 /// it.
 pub fn serve(cluster: &Cluster) -> Result<()> {
-    let managed = stores::start_managed(cluster)?;
+    let managed = stores::start_managed(cluster, MANAGED_NAMESPACE)?;
     let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}});
     cluster.kubectl().apply_all(&[namespace])?;

@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use super::layout::Layout;
 use super::programs::KUBECTL;
-use crate::process::{run, run_ok, wait_until};
+use crate::process::{Explain, run, run_ok, wait_until};
 
 const TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -101,7 +101,7 @@ impl Kubectl {
             last = self.get(what)?;
             Ok(accept(&last).then_some(()))
         });
-        outcome.with_context(|| format!("{:#}", last["status"]))?;
+        outcome.explain(|| format!("{:#}", last["status"]))?;
         Ok(last)
     }
 

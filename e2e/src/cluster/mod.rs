@@ -142,6 +142,12 @@ impl Cluster {
         run_ok(command.arg(&image.archive), COMMAND_TIMEOUT).map(drop)
     }
 
+    /// Gives an image another name, as a release does that is the same inside.
+    pub fn tag(&self, image: &str, name: &str) -> Result<()> {
+        let mut command = self.containerd(&["images", "tag", "--force", image, name]);
+        run_ok(&mut command, COMMAND_TIMEOUT).map(drop)
+    }
+
     /// What this service account was refused for lack of a right, as the API server has written it down: one JSON object
     /// each. Other refusals, as in a namespace that is going, are left out.
     pub fn forbidden_to(&self, account: &str) -> Result<Vec<Value>> {

@@ -46,7 +46,7 @@ pub const METRICS_SERVER: GoTool = GoTool {
     variable: "LEASEHOLD_METRICS_SERVER",
     linked: "",
 };
-/// Reads files of alert rules as Prometheus does.
+/// Reads and evaluates files of alert rules as Prometheus does; what it needs takes seconds to build.
 pub const RULES: GoTool = program("rules", "./rules", "LEASEHOLD_RULES");
 /// Holds a pod's network.
 pub const PAUSE: GoTool = program("pause", "./pause", "LEASEHOLD_PAUSE");

@@ -5,7 +5,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::Cluster;
-use super::managed::Managed;
+use super::managed::{MINIO, Managed, POSTGRES};
 use super::objects;
 
 /// The API version of our kinds.
@@ -15,29 +15,16 @@ pub const BACKEND: &str = "shares";
 /// The name of a story's LeaseDatabase.
 pub const DATABASE: &str = "leases";
 
-/// Where the managed services have their names.
-const NAMESPACE: &str = "managed";
-
 /// What a person who installs would make: an owner, and three roles with less rights.
 const ROLES: [&str; 4] = ["owner", "server", "operator", "maintenance"];
 
-/// The name of the database for pods.
-pub fn database_host() -> String {
-    objects::name_of(NAMESPACE, "postgres")
-}
-
-/// The name of the object store for pods.
-pub fn store_host() -> String {
-    objects::name_of(NAMESPACE, "minio")
-}
-
-/// Starts managed services that pods find by their names.
-pub fn start_managed(cluster: &Cluster) -> Result<Managed> {
-    let managed = Managed::start(&[database_host(), store_host()])?;
+/// Starts managed services that pods find by their names in this namespace, which nobody else's services share.
+pub fn start_managed(cluster: &Cluster, namespace: &str) -> Result<Managed> {
+    let managed = Managed::start(namespace)?;
     let kubectl = cluster.kubectl();
-    kubectl.apply_all(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})])?;
-    kubectl.apply(&objects::managed(NAMESPACE, "postgres", managed.database_proxy.address().port()))?;
-    kubectl.apply(&objects::managed(NAMESPACE, "minio", managed.store_proxy.address().port()))?;
+    kubectl.apply_all(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})])?;
+    kubectl.apply(&objects::managed(namespace, POSTGRES, managed.database_proxy.address().port()))?;
+    kubectl.apply(&objects::managed(namespace, MINIO, managed.store_proxy.address().port()))?;
     Ok(managed)
 }
 
@@ -67,7 +54,7 @@ fn backend(managed: &Managed, bucket: &str) -> Value {
     let port = managed.store_proxy.address().port();
     let spec = json!({"s3": {
         "bucket": bucket,
-        "endpoint": format!("https://{}:{port}", store_host()),
+        "endpoint": format!("https://{}:{port}", managed.store_host()),
         "credentials": {"type": "Secret", "secretRef": {"name": "shares-s3"}},
         "tls": {"caBundleRef": {"name": "shares-ca", "key": "ca.crt"}},
     }});
@@ -78,7 +65,7 @@ fn database(managed: &Managed, name: &str) -> Value {
     let roles = ROLES.map(|role| (role.to_owned(), json!({"secretRef": {"name": role_secret(role)}})));
     let spec = json!({
         "connection": {"parameters": {
-            "host": database_host(),
+            "host": managed.database_host(),
             "port": managed.database_proxy.address().port(),
             "database": name,
             "tls": {"mode": "VerifyFull", "caSecretRef": {"name": "leases-ca", "key": "ca.crt"}},

@@ -14,11 +14,25 @@ use super::tools::{
 };
 use super::{Missing, cluster, fuzz};
 use crate::cluster::Cluster;
+use crate::cluster::programs::RULES;
 use crate::image::product;
 use crate::leasehold::BINARY_VARIABLE;
 use crate::story::LONG_VARIABLE;
 use crate::venv::{VENV_VARIABLE, Venv, workspace_root};
 
+/// Files of stories on a cluster that every run tells, in minutes; the others take longer, and are told when they are asked for.
+const SHORT_STORIES: [&str; 10] = [
+    "accounts",
+    "deletion",
+    "foundation",
+    "handed_out",
+    "install",
+    "limits",
+    "operator",
+    "refused",
+    "release",
+    "rotation",
+];
 const NEWEST_POSTGRES: &str = "lease database on PostgreSQL 18";
 const FUZZ_TIME: Duration = Duration::from_secs(5);
 const FUZZ_TIME_LONG: Duration = Duration::from_secs(120);
@@ -39,7 +53,8 @@ pub fn run(long: bool, only: &[String]) -> Result<()> {
         execute(cargo().args(cluster))
     })?;
     steps.run("dependencies", check_dependencies)?;
-    steps.run("release build", || execute(cargo().args(["build", "--release", "--package", "leasehold-server"])))?;
+    // What is shipped is what the tests of finished programs run.
+    steps.run("release build", || product::build().map(drop))?;
     steps.run("tests of the server", || {
         let mut command = with_services(tests(long))?;
         execute(command.args(["--workspace", "--exclude", "leasehold-e2e", "--no-fail-fast"]))
@@ -52,15 +67,15 @@ pub fn run(long: bool, only: &[String]) -> Result<()> {
         let venv = make_venv()?;
         let mut command = with_services(tests(long))?;
         command.args(["--package", "leasehold-e2e", "--no-fail-fast"]);
-        command.env(VENV_VARIABLE, venv.root()).env(BINARY_VARIABLE, release_binary());
-        command.env(CHECKER.variable, CHECKER.provide()?);
+        command.env(VENV_VARIABLE, venv.root()).env(BINARY_VARIABLE, product::program("leasehold"));
+        command.env(CHECKER.variable, CHECKER.provide()?).env(RULES.variable, RULES.provide()?);
         execute(&mut command)
     })?;
-    // Where it takes root and minutes to run them, they wait until they are asked for.
-    if long || only.iter().any(|word| "cluster".contains(word.as_str())) {
-        run_on_cluster(&mut steps, long)?;
-    }
     steps.run("fuzz targets", || fuzz::run(if long { FUZZ_TIME_LONG } else { FUZZ_TIME }, &[]))?;
+    if only.is_empty() || only.iter().any(|word| "cluster".contains(word.as_str())) {
+        let stories = if long || !only.is_empty() { &[][..] } else { &SHORT_STORIES };
+        run_on_cluster(&mut steps, long, stories)?;
+    }
     steps.finish()
 }
 
@@ -75,19 +90,21 @@ fn test_newest_postgres() -> Result<()> {
 }
 
 /// Starts a Kubernetes if none runs, and then ends it as well, whatever happens in between.
-fn run_on_cluster(steps: &mut Steps, long: bool) -> Result<()> {
+fn run_on_cluster(steps: &mut Steps, long: bool, stories: &[&str]) -> Result<()> {
     let here = Cluster::of_workspace();
     let was_up = here.expect_up().is_ok();
     let outcome = cluster::start(&here, steps)
         .and_then(|()| cluster::provide_images(&here, steps))
-        .and_then(|()| steps.run("cluster: stories", || tell_stories(long)));
+        .and_then(|()| steps.run("cluster: stories", || tell_stories(long, stories)));
     let ended = if was_up { Ok(()) } else { steps.run("cluster: down", || here.down()) };
     outcome.and(ended)
 }
 
-fn tell_stories(long: bool) -> Result<()> {
+/// Tells the stories of some files, or all of them if none is named.
+fn tell_stories(long: bool, files: &[&str]) -> Result<()> {
     let mut command = with_services(tests(long))?;
     command.args(["--package", "leasehold-e2e", "--test", "cluster", "--no-fail-fast", "--", "--test-threads=1"]);
+    command.args(files.iter().map(|file| format!("cluster::{file}::")));
     command.env(VENV_VARIABLE, make_venv()?.root()).env(BINARY_VARIABLE, product::program("leasehold"));
     execute(&mut command)
 }
@@ -119,9 +136,4 @@ fn with_services(mut command: Command) -> Result<Command> {
     provide_browser()?;
     command.env(MINIO.variable, MINIO.provide()?);
     Ok(command)
-}
-
-fn release_binary() -> std::path::PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace_root().join("target"), Into::into);
-    workspace_root().join(target).join("release").join("leasehold")
 }

@@ -7,15 +7,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 
 use super::{Image, Packed};
 use crate::dev::steps::execute;
 use crate::dev::tools::cargo;
 use crate::process::run_ok;
 use crate::venv::workspace_root;
-
-/// The tag of images that are built from the workspace.
-pub const TAG: &str = "dev";
 
 /// A program that is shipped as an image.
 struct Product {
@@ -30,9 +29,25 @@ const PRODUCTS: [Product; 2] = [
     Product { program: "leasehold-operator", package: "leasehold-operator", title: "The operator of Leasehold" },
 ];
 
+/// Where images are said to come from.
+pub const REGISTRY: &str = "localhost";
+
 /// What a program's image is called.
-pub fn reference(program: &str) -> String {
-    format!("localhost/{program}:{TAG}")
+///
+/// # Errors
+/// The program has not been built.
+pub fn reference(program: &str) -> Result<String> {
+    Ok(format!("{REGISTRY}/{program}:{}", tag(program)?))
+}
+
+/// The tag of a program's image. Another program has another one, so that whoever asks for it by its name gets this very one.
+///
+/// # Errors
+/// The program has not been built.
+pub fn tag(name: &str) -> Result<String> {
+    let file = program(name);
+    let bytes = fs::read(&file).with_context(|| format!("read {}; cargo dev images builds it", file.display()))?;
+    Ok(format!("dev-{}", HEXLOWER.encode(&digest(&SHA256, &bytes).as_ref()[..6])))
 }
 
 /// Builds all programs and packs their images into the target folder. The same sources, compiler and folder give the
@@ -74,7 +89,7 @@ fn target() -> String {
 
 fn pack(product: &Product, folder: &Path) -> Result<Packed> {
     let program = program(product.program);
-    let mut image = Image::of_program(product.program, &reference(product.program), &program).with_network()?;
+    let mut image = Image::of_program(product.program, &reference(product.program)?, &program).with_network()?;
     let label = |name: &str, value: &str| (format!("org.opencontainers.image.{name}"), value.to_owned());
     image.labels.extend([
         label("title", product.title),

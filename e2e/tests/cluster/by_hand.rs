@@ -6,10 +6,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use leasehold_e2e::cluster::stores::{database_host, store_host};
 use leasehold_e2e::image::product::reference;
 use leasehold_e2e::leasehold::{Credentials, binary};
 use leasehold_e2e::process::run_ok;
+use leasehold_e2e_services::TcpProxy;
 use leasehold_e2e_services::postgres::SUPERUSER;
 use serde_json::{Map, Value, json};
 
@@ -35,8 +35,8 @@ pub fn deploy(world: &World, replicas: u32) -> Result<Credentials> {
     for (file, content) in &secrets {
         fs::write(outside.join(file), content.as_str().context("a secret that is no text")?)?;
     }
-    let (database, store) = (world.managed.database.address(), world.managed.store.address());
-    let here = config(name, port, "127.0.0.1", (database.port(), store.port()), &outside.display().to_string());
+    let services = [world.managed.database.address(), world.managed.store.address()].map(|at| at.to_string());
+    let here = config(name, port, &services, &outside.display().to_string());
     let config_file = world.directory.path().join("leasehold.toml");
     fs::write(&config_file, here)?;
     // With the account comes the identity, which pods get as a Secret. The schema is made from outside first, and the
@@ -48,15 +48,19 @@ pub fn deploy(world: &World, replicas: u32) -> Result<Credentials> {
     };
     leasehold(&["migrate"])?;
     let account: Credentials = serde_json::from_str(&leasehold(&["account", "create", "alice"])?)?;
-    let proxies = (world.managed.database_proxy.address().port(), world.managed.store_proxy.address().port());
-    let config = config(name, port, "", proxies, SECRETS);
+    let named = |host: String, proxy: &TcpProxy| format!("{host}:{}", proxy.address().port());
+    let managed = world.managed;
+    let services =
+        [named(managed.database_host(), &managed.database_proxy), named(managed.store_host(), &managed.store_proxy)];
+    let config = config(name, port, &services, SECRETS);
+    let image = reference(NAME)?;
     let objects = [
         object("v1", "ConfigMap", json!({"data": {"leasehold.toml": config}})),
         secret("leasehold-services", &secrets),
         secret("leasehold-identity", &files(folder.join("identity"))?),
-        object("batch/v1", "Job", json!({"spec": {"template": pod(&["migrate"], "Never")}})),
+        object("batch/v1", "Job", json!({"spec": {"template": pod(&image, &["migrate"], "Never")}})),
         object("v1", "Service", service(port)),
-        object("apps/v1", "Deployment", json!({"spec": deployment(replicas)})),
+        object("apps/v1", "Deployment", json!({"spec": deployment(&image, replicas)})),
     ];
     world.kubectl.apply_all(&objects)?;
     world.story(|| {
@@ -66,11 +70,9 @@ pub fn deploy(world: &World, replicas: u32) -> Result<Credentials> {
     Ok(account)
 }
 
-/// The configuration of a process that reaches services at `host`, or by their names in the cluster.
-fn config(name: &str, port: u16, host: &str, ports: (u16, u16), secrets: &str) -> String {
-    let or = |host: &str, name: String| if host.is_empty() { name } else { host.to_owned() };
-    let (database, store) = (or(host, database_host()), or(host, store_host()));
-    let (database_port, store_port) = ports;
+/// The configuration of a process that reaches database and store at these addresses.
+fn config(name: &str, port: u16, [database, store]: &[String; 2], secrets: &str) -> String {
+    let (database, database_port) = database.rsplit_once(':').unwrap_or((database, ""));
     format!(
         "[server]
 listen = \"0.0.0.0:4443\"
@@ -87,7 +89,7 @@ password_file = \"{secrets}/database-password\"
 ca_file = \"{secrets}/database-ca.pem\"
 [storage.s3]
 bucket = \"{name}\"
-endpoint = \"https://{store}:{store_port}\"
+endpoint = \"https://{store}\"
 access_key_id_file = \"{secrets}/s3-id\"
 secret_access_key_file = \"{secrets}/s3-secret\"
 ca_file = \"{secrets}/s3-ca.pem\"
@@ -136,24 +138,24 @@ fn service(port: u16) -> Value {
     json!({"spec": {"type": "NodePort", "selector": {"app": NAME}, "ports": [port]}})
 }
 
-fn deployment(replicas: u32) -> Value {
+fn deployment(image: &str, replicas: u32) -> Value {
     json!({
         "replicas": replicas,
         "selector": {"matchLabels": {"app": NAME}},
         // An old pod goes when its successor is ready.
         "strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-        "template": pod(&["serve"], "Always"),
+        "template": pod(image, &["serve"], "Always"),
     })
 }
 
 /// A pod as a namespace with restricted security takes it.
-fn pod(arguments: &[&str], restart: &str) -> Value {
+fn pod(image: &str, arguments: &[&str], restart: &str) -> Value {
     let config = format!("{CONFIG}/leasehold.toml");
     let arguments = [arguments, &["--config", &config, "--data-dir", "/data"]].concat();
     let probe = |path: &str| json!({"httpGet": {"path": path, "port": 9090}, "periodSeconds": 2});
     let mut container = json!({
         "name": NAME,
-        "image": reference(NAME),
+        "image": image,
         "imagePullPolicy": "IfNotPresent",
         "args": arguments,
         "securityContext": {

@@ -67,6 +67,12 @@ fn many_accounts_are_made_and_then_cost_nothing() -> Result<()> {
             begin.elapsed().as_secs_f64(),
             resident_mib(&server)?
         );
+        // What stories before this one have left is work, too.
+        wait_until("no namespace is on its way out", READY_TIMEOUT, || {
+            let phases =
+                server.world.kubectl.run(&["get", "namespaces", "--output=jsonpath={.items[*].status.phase}"])?;
+            Ok((!phases.contains("Terminating")).then_some(()))
+        })?;
         let before = requests(&server)?;
         std::thread::sleep(REST);
         let asked = requests(&server)? - before;

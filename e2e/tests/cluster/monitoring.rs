@@ -5,13 +5,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use leasehold_e2e::cluster::chart::{self, RELEASE};
+use leasehold_e2e::alerts::{Pod, Target, Watch, write_server_rules};
+use leasehold_e2e::cluster::chart;
 use leasehold_e2e::cluster::kubectl::Kubectl;
 use leasehold_e2e::cluster::programs::RULES;
 use leasehold_e2e::process::run_ok;
 use serde_json::{Value, json};
 
-use super::operated::Server;
+use super::operated::{SERVER, Server};
 use super::world::PODS_TIMEOUT;
 
 const TIMEOUT: Duration = Duration::from_secs(240);
@@ -52,13 +53,8 @@ fn prometheus_takes_all_rules_and_metrics_are_named_as_usual() -> Result<()> {
             let name = format!("customresourcedefinition/{plural}.{MONITORING}");
             all.run(&["wait", "--for=condition=Established", &name, "--timeout=60s"])?;
         }
-        let mut helm = server.world.cluster.helm(chart::NAMESPACE);
-        let chart_folder = leasehold_e2e::venv::workspace_root().join("charts").join("leasehold");
-        helm.args(["upgrade", RELEASE]).arg(chart_folder).args(["--reuse-values", "--wait", "--timeout=200s"]);
-        for value in ["prometheusRule", "podMonitor", "dashboards"] {
-            helm.args(["--set", &format!("metrics.{value}.enabled=true")]);
-        }
-        run_ok(&mut helm, TIMEOUT)?;
+        let enabled = ["prometheusRule", "podMonitor", "dashboards"].map(|what| format!("metrics.{what}.enabled=true"));
+        chart::change(&server.world.cluster, &enabled.join(","))?;
         // An operator learns when it begins what the cluster knows.
         operator.run(&["rollout", "restart", "deployment/leasehold-operator"])?;
         operator.wait_rolled_out("leasehold-operator", PODS_TIMEOUT)?;
@@ -68,7 +64,7 @@ fn prometheus_takes_all_rules_and_metrics_are_named_as_usual() -> Result<()> {
                 kubectl.wait(&["prometheusrule", rule], "is there", PODS_TIMEOUT, |found| found["spec"].is_object())?;
             let file = server.world.directory.path().join(format!("{rule}-rules.yaml"));
             std::fs::write(&file, found["spec"].to_string())?;
-            names += &run_ok(Command::new(RULES.path()).arg(&file), TIMEOUT)?;
+            names += &run_ok(Command::new(RULES.path()).arg("check").arg(&file), TIMEOUT)?;
         }
         ensure!(names.lines().count() > 8, "few alerts:\n{names}");
         ensure!(operator.run(&["get", "configmaps", "--selector", "grafana_dashboard"])?.contains("dashboard"));
@@ -86,5 +82,49 @@ fn prometheus_takes_all_rules_and_metrics_are_named_as_usual() -> Result<()> {
             names.replace('\n', " ")
         );
         Ok(())
+    })
+}
+
+/// The pods of a server as its PodMonitor finds them.
+fn targets(server: &Server) -> Result<Vec<Target>> {
+    let kubectl = &server.world.kubectl;
+    let pods = kubectl.get(&["pods", "--selector", "app.kubernetes.io/component=server"])?;
+    let target = |pod: &Value| {
+        let (address, name) = (pod["status"]["podIP"].as_str()?, pod["metadata"]["name"].as_str()?);
+        let labels = Pod { namespace: kubectl.namespace().to_owned(), pod: name.to_owned() };
+        Some(Target { url: format!("http://{address}:9090/metrics"), labels })
+    };
+    Ok(pods["items"].as_array().context("a list")?.iter().filter_map(target).collect())
+}
+
+/// One minute of the rules' clock is a second here.
+#[test]
+fn alerts_fire_while_services_are_away_and_clear_afterwards() -> Result<()> {
+    let server = Server::start("alerts", &json!({}))?;
+    server.story(|| {
+        let (managed, folder) = (server.world.managed, server.world.directory.path());
+        let rules = write_server_rules(folder, server.world.kubectl.namespace(), SERVER)?;
+        let mut watch = Watch::start(folder, &[&rules])?;
+        let follow = |watch: &Watch| watch.set_targets(&targets(&server)?);
+        watch.wait_quiet(&[], TIMEOUT, follow)?;
+
+        managed.database_proxy.refuse(true);
+        managed.database_proxy.cut_all();
+        let fire = watch.wait_firing(&["LeaseholdDatabaseUnreachable", "LeaseholdAccountCacheStale"], TIMEOUT, follow);
+        managed.database_proxy.refuse(false);
+        fire?;
+        watch.wait_quiet(&[], TIMEOUT, follow)?;
+
+        managed.store_proxy.refuse(true);
+        managed.store_proxy.cut_all();
+        let fire = watch.wait_firing(&["LeaseholdS3Errors"], TIMEOUT, follow);
+        managed.store_proxy.refuse(false);
+        fire?;
+        watch.wait_quiet(&[], TIMEOUT, follow)?;
+
+        server.patch("storageserver", SERVER, &json!({"replicas": 0}))?;
+        watch.wait_firing(&["LeaseholdServerDown"], TIMEOUT, follow)?;
+        server.patch("storageserver", SERVER, &json!({"replicas": 2}))?;
+        watch.wait_quiet(&[], TIMEOUT, follow)
     })
 }

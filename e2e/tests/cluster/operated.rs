@@ -12,7 +12,7 @@ use leasehold_e2e::cluster::kubectl::has_condition;
 use leasehold_e2e::cluster::stores::{self, BACKEND, DATABASE, resource};
 use leasehold_e2e::cluster::{Cluster, chart};
 use leasehold_e2e::gbs::Nurl;
-use leasehold_e2e::process::wait_until;
+use leasehold_e2e::process::{Explain, wait_until};
 use leasehold_e2e::tahoe::Client;
 use leasehold_e2e_services::postgres::Row;
 use serde_json::{Value, json};
@@ -41,6 +41,13 @@ pub struct Account {
 impl Server {
     /// Makes a server with two pods whose spec has `change` over the least that is accepted; returns when it is ready.
     pub fn start(name: &str, change: &Value) -> Result<Self> {
+        let server = Self::declare(name, change, |_| Ok(()))?;
+        server.story(|| server.wait_ready("storageserver", SERVER, PODS_TIMEOUT).map(drop))?;
+        Ok(server)
+    }
+
+    /// As [`Server::start`], without waiting for anything; `prepare` finds the database empty, and no operator knows it yet.
+    pub fn declare(name: &str, change: &Value, prepare: impl FnOnce(&World) -> Result<()>) -> Result<Self> {
         let world = World::start(name)?;
         install(&world.cluster)?;
         let port = node_port();
@@ -54,10 +61,9 @@ impl Server {
             "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
         });
         objects.push(resource("StorageServer", SERVER, merged(spec, change)));
+        prepare(&world)?;
         world.kubectl.apply_all(&objects)?;
-        let server = Self { world };
-        server.story(|| server.wait_ready("storageserver", SERVER, PODS_TIMEOUT).map(drop))?;
-        Ok(server)
+        Ok(Self { world })
     }
 
     /// A server with two pods that stories use together which change nothing but accounts of their own. Its namespace goes with
@@ -79,7 +85,7 @@ impl Server {
     /// have to say.
     pub fn story(&self, story: impl FnOnce() -> Result<()>) -> Result<()> {
         let told = self.world.story(|| story().and_then(|()| super::secrets::expect_untold(&self.world)));
-        told.with_context(|| {
+        told.explain(|| {
             let operator = self.world.cluster.kubectl().in_namespace(chart::NAMESPACE).log_tails();
             let ours = self.world.kubectl.run(&["get", "leasehold", "--output", "yaml"]);
             format!("{}\n=== operator ===\n{operator}", ours.unwrap_or_else(|error| format!("({error:#})")))
@@ -155,6 +161,12 @@ impl Server {
         let pods = self.world.kubectl.get(&["pods", "--selector", "app.kubernetes.io/component=server"])?;
         let names = pods["items"].as_array().into_iter().flatten().filter_map(|pod| pod["metadata"]["name"].as_str());
         Ok(names.map(str::to_owned).collect())
+    }
+
+    /// Who the pods are: a pod that was replaced under its old name is another one.
+    pub fn pod_uids(&self) -> Result<String> {
+        let selector = "app.kubernetes.io/component=server";
+        self.world.kubectl.run(&["get", "pods", "--selector", selector, "--output=jsonpath={.items[*].metadata.uid}"])
     }
 
     /// Waits until exactly the pods that are wanted are there, and nothing of what was before.

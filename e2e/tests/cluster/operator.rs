@@ -64,7 +64,7 @@ fn killed_operator_loses_nothing_and_disturbs_nobody() -> Result<()> {
     let account = server.account("alice", &json!({}))?;
     let client = server.client(&account)?;
     server.story(|| {
-        let (pods, uids) = (server.pods()?, server.world.kubectl.run(&["get", "pods", "--output=jsonpath={..uid}"])?);
+        let (pods, uids) = (server.pods()?, server.pod_uids()?);
         let file = client.upload(&bytes(1, 100_000))?;
         let operator = server.world.cluster.kubectl().in_namespace(chart::NAMESPACE);
         let begun = json!({"serverRef": {"name": SERVER}});
@@ -78,8 +78,7 @@ fn killed_operator_loses_nothing_and_disturbs_nobody() -> Result<()> {
             ensure!(super::pods::account(&account.nurl)?.0 == 200, "{name} has an address that is not valid");
         }
         ensure!(server.pods()? == pods, "pods of the server were replaced");
-        let now = server.world.kubectl.run(&["get", "pods", "--output=jsonpath={..uid}"])?;
-        ensure!(now == uids, "pods of the server were replaced");
+        ensure!(server.pod_uids()? == uids, "pods of the server were replaced");
         ensure_same("a file", &client.download(&file)?, &bytes(1, 100_000))?;
         // The chart gives it every right that it uses, here and in the stories before.
         let account = format!("system:serviceaccount:{}:leasehold-operator", chart::NAMESPACE);

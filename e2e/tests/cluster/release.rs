@@ -19,10 +19,6 @@ fn helm(server: &Server, arguments: &[&str]) -> Result<String> {
     run_ok(command.args(arguments), HELM_TIMEOUT)
 }
 
-fn chart_folder() -> String {
-    leasehold_e2e::venv::workspace_root().join("charts").join("leasehold").display().to_string()
-}
-
 #[test]
 fn release_is_tried_upgraded_taken_away_and_brought_back() -> Result<()> {
     let server = Server::shared()?;
@@ -34,8 +30,7 @@ fn release_is_tried_upgraded_taken_away_and_brought_back() -> Result<()> {
             (server.pods()?, server.world.kubectl.get(&["secret", "main-identity"])?["data"].clone());
         // A change of the operator alone, and back. What is tried is the server of this story, whatever else there is.
         let changed = format!("podLabels.upgraded=yes,tests.server={}/{SERVER}", server.world.kubectl.namespace());
-        let chart = leasehold_e2e::venv::workspace_root().join("charts").join("leasehold").display().to_string();
-        helm(server, &["upgrade", RELEASE, &chart, "--reuse-values", "--set", &changed, "--wait", "--timeout=200s"])?;
+        chart::change(&server.world.cluster, &changed)?;
         let said = helm(server, &["test", RELEASE, "--timeout", "200s"])?;
         ensure!(said.contains("Succeeded"), "{said}");
         helm(server, &["rollback", RELEASE, "--wait", "--timeout=200s"])?;
@@ -59,7 +54,7 @@ fn release_is_tried_upgraded_taken_away_and_brought_back() -> Result<()> {
 #[test]
 fn chart_is_sound_and_refuses_values_that_mean_nothing() -> Result<()> {
     let server = Server::shared()?;
-    let chart = chart_folder();
+    let chart = chart::folder().display().to_string();
     let said = helm(server, &["lint", "--strict", &chart])?;
     ensure!(said.contains("0 chart(s) failed"), "{said}");
     for (value, told) in [("nonsense=1", "nonsense"), ("replicas=none", "replicas"), ("server.port=0", "port")] {

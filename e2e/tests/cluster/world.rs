@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use leasehold_e2e::cluster::kubectl::Kubectl;
 use leasehold_e2e::cluster::managed::Managed;
 use leasehold_e2e::cluster::{Cluster, stores};
+use leasehold_e2e::process::Explain;
 use leasehold_e2e::story::{Scratch, venv};
 use leasehold_e2e::tahoe::{Client, Encoding};
 use serde_json::json;
@@ -18,6 +19,9 @@ pub const PODS_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// One server, and so one share.
 pub const ENCODING: Encoding = Encoding { needed: 1, happy: 1, total: 1 };
+
+/// Where the managed services have their names; those of a server that a person tries are elsewhere.
+const MANAGED_NAMESPACE: &str = "managed-by-stories";
 
 /// The label of stories' namespaces.
 const STORY: &str = "leasehold.dev/story";
@@ -45,7 +49,7 @@ impl World {
 
     /// Runs a story; its failure comes with the logs of the pods in the namespace.
     pub fn story(&self, story: impl FnOnce() -> Result<()>) -> Result<()> {
-        story().with_context(|| self.kubectl.log_tails())
+        story().explain(|| self.kubectl.log_tails())
     }
 
     /// Makes an empty database and an empty bucket of one name.
@@ -58,7 +62,7 @@ impl World {
     pub fn client(&self, name: &str, servers_yaml: PathBuf) -> Result<Client> {
         let mut client = Client::create(venv()?, name, self.directory.path(), &ENCODING)?;
         client.set_servers(&[servers_yaml])?;
-        client.start(1).with_context(|| self.kubectl.log_tails())?;
+        client.start(1).explain(|| self.kubectl.log_tails())?;
         Ok(client)
     }
 }
@@ -83,7 +87,7 @@ fn managed(cluster: &Cluster) -> Result<&'static Managed> {
     let start = || {
         // What another run has left stores in services that are gone.
         cluster.kubectl().run(&["delete", "namespaces", "--selector", STORY, "--wait=false"])?;
-        stores::start_managed(cluster)
+        stores::start_managed(cluster, MANAGED_NAMESPACE)
     };
     let managed = MANAGED.get_or_init(|| start().map_err(|error| format!("{error:#}")));
     managed.as_ref().map_err(|error| anyhow!("{error}"))

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use leasehold_e2e::leasehold::Server;
-use leasehold_e2e::process::run_ok;
+use leasehold_e2e::process::{Explain, run_ok};
 use leasehold_e2e::reference::{PythonServer, storage_of};
 use leasehold_e2e::tahoe::{Check, Client, Encoding, Format};
 use serde_json::{Value, json};
@@ -62,7 +62,7 @@ impl Move {
 
     fn story(&mut self, story: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let outcome = story(self);
-        outcome.with_context(|| format!("=== ours\n{}\n=== client\n{}", self.ours.log_tail(), self.client.log_tail()))
+        outcome.explain(|| format!("=== ours\n{}\n=== client\n{}", self.ours.log_tail(), self.client.log_tail()))
     }
 }
 

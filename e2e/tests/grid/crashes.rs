@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use leasehold_e2e::leasehold::Server;
-use leasehold_e2e::process::wait_until;
+use leasehold_e2e::process::{Explain, wait_until};
 use leasehold_e2e::tahoe::{Client, Format, Protocol};
 
 use super::files::ensure_spread;
@@ -45,7 +45,7 @@ fn acknowledged_writes_survive_killed_servers(protocol: Protocol) -> Result<()> 
         stop.store(true, Ordering::Relaxed);
         outcome
     });
-    outcome.with_context(|| grid.log_tails())?;
+    outcome.explain(|| grid.log_tails())?;
 
     grid.story(|| verify(&grid.client, &uploads, &slots))?;
     grid.story(|| unfinished_uploads_give_their_space_back(&grid))?;
@@ -71,7 +71,7 @@ fn killed_client_gives_its_space_back(protocol: Protocol) -> Result<()> {
         ensure!(outcome.is_err(), "the upload was over before its client was killed");
         Ok(())
     });
-    outcome.with_context(|| grid.log_tails())?;
+    outcome.explain(|| grid.log_tails())?;
     grid.story(|| unfinished_uploads_give_their_space_back(&grid))?;
 
     // Nothing of the broken upload stands in the way of the same file.

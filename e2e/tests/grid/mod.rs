@@ -17,8 +17,9 @@ mod repair;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use leasehold_e2e::leasehold::Server;
+use leasehold_e2e::process::Explain;
 pub use leasehold_e2e::story::{KIB, MIB, Scratch, by_length, bytes, ensure_same, venv};
 use leasehold_e2e::tahoe::{Client, Encoding, Protocol};
 
@@ -102,7 +103,7 @@ impl Grid {
 
     /// Runs a story; its failure comes with the ends of all logs.
     pub fn story(&self, story: impl FnOnce() -> Result<()>) -> Result<()> {
-        story().with_context(|| self.log_tails())
+        story().explain(|| self.log_tails())
     }
 
     pub fn log_tails(&self) -> String {

@@ -4,12 +4,13 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use leasehold_e2e::pods::{Pods, PodsOptions};
 
 use crate::faults::{OF_DATABASE, OF_STORE, befall, freeze_again_and_again, kill_again_and_again, random};
 use crate::run::{Plan, Recorded, record, seed};
 use crate::{PLAN, alone, by_length};
+use leasehold_e2e::process::Explain;
 
 /// So long a process stands still: longer than clients wait, and than the database lets a transaction rest.
 const FREEZE_TIME: Duration = Duration::from_secs(30);
@@ -38,10 +39,10 @@ fn story(
     pods.balancer.shuffle_every(moves.then_some(MOVE_TIME));
     let (nurl, seed) = (pods.nurl().clone(), seed()?);
     let plan = Plan { time: by_length(time, LONG), timeout: CLIENT_TIMEOUT, ..PLAN };
-    let recorded = record(name, &nurl, &plan, seed, |deadline| happen(&mut pods, seed, deadline))
-        .with_context(|| pods.log_tails())?;
+    let recorded =
+        record(name, &nurl, &plan, seed, |deadline| happen(&mut pods, seed, deadline)).explain(|| pods.log_tails())?;
     pods.servers.iter_mut().try_for_each(|server| server.expect_running())?;
-    recorded.expect_linearizable().with_context(|| pods.log_tails())?;
+    recorded.expect_linearizable().explain(|| pods.log_tails())?;
     recorded.expect_counts(LEAST)?;
     let odd = recorded.counts.keys().find(|outcome| outcome.starts_with("status: ") && *outcome != "status: 503");
     ensure!(odd.is_none(), "a failing service is 503 to clients, not {odd:?}");

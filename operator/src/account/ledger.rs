@@ -16,6 +16,10 @@ pub struct Known {
     pub credentials: Vec<Credential>,
 }
 
+/// Why there is no account yet.
+const NOT_BEGUN: &str = "no pod serves from this lease database yet; accounts are made as soon as one does, and after the loss of \
+                         a database that is when nobody has written to the backend for five minutes";
+
 /// Looks an account up.
 ///
 /// # Errors
@@ -56,6 +60,10 @@ pub async fn settle<L: LeaseDb>(
     let Wanted { name, change, newest, overlap_seconds } = wanted;
     let hash = newest.credential_hash();
     let Some(known) = known else {
+        // A database that was made anew has yet to skip the numbers of the accounts before (`review.md` C5).
+        if !db.deployment().await?.has_begun {
+            return Err(LeaseDbError::Invalid(NOT_BEGUN.to_owned()));
+        }
         // If another operator was first, the next reconcile finds what it made.
         let is_made = match adopted {
             Some(closed) => db.reopen_account(closed, (*name).to_owned(), (*change).clone(), hash).await?,

@@ -35,6 +35,9 @@ pub use status::is_worth_writing;
 /// Waits until the account's credentials are revoked in the lease database.
 pub const FINALIZER: &str = "leasehold.dev/account-revoke";
 
+/// How soon an account is looked at again that waits for what is not watched: a namespace's labels, a Secret of somebody else.
+const UNWATCHED: Duration = Duration::from_secs(10);
+
 /// The server that an account refers to.
 pub fn target(account: &Account) -> Key {
     let reference = &account.spec.server_ref;
@@ -68,7 +71,7 @@ pub async fn reconcile(account: Arc<Account>, context: Arc<Context>) -> Result<A
     }
     if crate::controller::is_paused(&*account) {
         status::write(&account, &context, status::paused(&account, context.now())).await?;
-        return Ok(Action::requeue(context.resync(&key)));
+        return Ok(Action::requeue(context.resync_account(&key)));
     }
     let references = dereference::dereference(&account, &context).await?;
     let validated = match validate::validate(&account, &references) {
@@ -77,8 +80,7 @@ pub async fn reconcile(account: Arc<Account>, context: Arc<Context>) -> Result<A
             let new = status::refused(&account, obstacle, context.now());
             status::tell(&account, &new, &context).await;
             status::write(&account, &context, new).await?;
-            // A namespace's labels are not watched; a server is.
-            return Ok(Action::requeue(Duration::from_secs(10)));
+            return Ok(Action::requeue(UNWATCHED));
         }
     };
     context.writer.finalizer(&*account, FINALIZER, true).await?;
@@ -90,10 +92,17 @@ pub async fn reconcile(account: Arc<Account>, context: Arc<Context>) -> Result<A
             return Ok(Action::requeue(Duration::from_secs(5)));
         }
     };
-    let new = match settle(&account, &validated, &references, &db, &context).await {
-        Ok(Ok(observed)) => status::observed(&account, &validated, &observed, context.now()),
-        Ok(Err(Refusal::Secret(obstacle))) => status::without_secret(&account, &validated, obstacle, context.now()),
-        Ok(Err(Refusal::Account(obstacle))) => status::refused(&account, obstacle, context.now()),
+    let resync = context.resync_account(&key);
+    let (new, next) = match settle(&account, &validated, &references, &db, &context).await {
+        Ok(Ok(observed)) => {
+            let new = status::observed(&account, &validated, &observed, context.now());
+            let next = status::next_look(&new, context.now(), resync);
+            (new, next)
+        }
+        Ok(Err(Refusal::Secret(obstacle))) => {
+            (status::without_secret(&account, &validated, obstacle, context.now()), UNWATCHED)
+        }
+        Ok(Err(Refusal::Account(obstacle))) => (status::refused(&account, obstacle, context.now()), resync),
         Err(Error::LeaseDb(error)) => {
             let why = crate::database::sentence(&error);
             let new = status::without_database(&account, &validated, why, context.now());
@@ -103,7 +112,6 @@ pub async fn reconcile(account: Arc<Account>, context: Arc<Context>) -> Result<A
         Err(error) => return Err(error),
     };
     status::tell(&account, &new, &context).await;
-    let next = status::next_look(&new, context.now(), context.resync(&key));
     status::write(&account, &context, new).await?;
     Ok(Action::requeue(next))
 }

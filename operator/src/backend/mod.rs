@@ -95,6 +95,8 @@ fn due(probed: &JobState, backend: &StorageBackend, now: i64) -> Due {
 
 async fn delete(backend: &StorageBackend, context: &Context, used_by: &[String]) -> Result<Action> {
     if used_by.is_empty() {
+        let last = backend.status.as_ref().map_or(&[][..], |status| &status.conditions);
+        context.metrics.forget("StorageBackend", &Key::of(backend), last);
         context.writer.finalizer(backend, FINALIZER, false).await?;
         return Ok(Action::await_change());
     }

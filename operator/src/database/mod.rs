@@ -48,6 +48,8 @@ pub async fn reconcile(database: Arc<LeaseDatabase>, context: Arc<Context>) -> R
     if database.metadata.deletion_timestamp.is_some() {
         if servers.is_empty() {
             context.databases.forget(&key);
+            let last = database.status.as_ref().map_or(&[][..], |status| &status.conditions);
+            context.metrics.forget("LeaseDatabase", &key, last);
             context.writer.finalizer(&*database, FINALIZER, false).await?;
             return Ok(Action::await_change());
         }

@@ -2,16 +2,19 @@
 
 mod apply;
 mod build;
-mod dereference;
+pub(crate) mod dereference;
 mod identity;
 mod status;
+mod updates;
 mod validate;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::runtime::controller::Action;
-use leasehold_crds::{StorageServer, StorageServerSpec};
+use leasehold_core::run::RunKind;
+use leasehold_crds::{ExpirationMode, StorageServer, StorageServerSpec, UpdatePolicy};
 
 use crate::context::Context;
 use crate::error::Result;
@@ -62,7 +65,13 @@ pub async fn reconcile(server: Arc<StorageServer>, context: Arc<Context>) -> Res
             return Ok(Action::requeue(Duration::from_secs(10)));
         }
     };
-    let applied = apply::apply(&validated.owner, build(&validated)?, &context).await?;
+    let mut built = build(&validated)?;
+    let live = match validated.spec.updates.policy {
+        UpdatePolicy::Manual => context.read::<Deployment>(&key).await?,
+        UpdatePolicy::WithOperator => None,
+    };
+    let change = updates::hold(&validated, &mut built, live.as_ref())?;
+    let applied = apply::apply(&validated.owner, built, change, &context).await?;
     let runs = dereference::runs(&validated.database_key, &context).await;
     let new = status::observed(&server, &validated, &applied, runs.as_deref(), &context);
     status::tell(&server, &new, &context).await;
@@ -72,10 +81,22 @@ pub async fn reconcile(server: Arc<StorageServer>, context: Arc<Context>) -> Res
     Ok(Action::requeue(if is_ready { Duration::from_secs(300) } else { Duration::from_secs(10) }))
 }
 
+/// Whether a job is to run without being asked for.
+pub fn runs_by_itself(spec: &StorageServerSpec, kind: RunKind) -> bool {
+    match kind {
+        // A backup is worth as much when all else is at rest.
+        RunKind::Backup => true,
+        RunKind::Expire => !spec.maintenance.suspend && spec.expiration.mode != ExpirationMode::Disabled,
+        RunKind::Collect | RunKind::Reconcile | RunKind::Audit => !spec.maintenance.suspend,
+    }
+}
+
 async fn delete(server: &StorageServer, context: &Context) -> Result<Action> {
     let accounts = dereference::accounts(&Key::of(server), context);
     if accounts.is_empty() && !crate::controller::is_protected(server) {
         context.totals.forget(&Key::of(server));
+        let last = server.status.as_ref().map_or(&[][..], |status| &status.conditions);
+        context.metrics.forget("StorageServer", &Key::of(server), last);
         // What it owns goes by owner reference; the identity has none and stays.
         context.writer.finalizer(server, FINALIZER, false).await?;
         return Ok(Action::await_change());

@@ -11,6 +11,7 @@ use leasehold_identity::PublicIdentity;
 
 use super::apply::Applied;
 use super::build::SERVER;
+use super::updates;
 use super::validate::{Refusal, Validated};
 use crate::condition::{self, Finding, Obstacle, Truth, merge, summary, time};
 use crate::context::Context;
@@ -65,7 +66,7 @@ pub fn refused(
     }
     found.push(Finding::new(refusal.type_, false, reason, message));
     // What is known of pods is not asked again, but does not become untrue either.
-    let kept = ["Available", "Progressing", "ExposureReady", "GarbageCollectionHealthy"];
+    let kept = ["Available", "Progressing", "ExposureReady", "GarbageCollectionHealthy", "UpdateWaiting"];
     let before = old(server);
     let kept = before.conditions.iter().filter(|old| kept.contains(&old.type_.as_str())).cloned();
     let mut new = with(server, found, now);
@@ -112,6 +113,7 @@ pub fn observed(
     found.push(available);
     found.push(progressing(&applied.deployment, &pods));
     found.push(exposure);
+    found.push(updates::finding(validated, applied.change));
     let maintenance = runs.map_or(old(server).maintenance, maintenance);
     found.push(garbage_collection(&maintenance));
 
@@ -286,6 +288,7 @@ pub async fn tell(server: &StorageServer, new: &StorageServerStatus, context: &C
         ("DependenciesReady", "True", "DependencyUp", false),
         ("IdentityReady", "False", "IdentityChanged", true),
         ("GarbageCollectionHealthy", "False", "GarbageCollectionHalted", true),
+        ("UpdateWaiting", "True", "UpdateWaiting", false),
     ];
     for (type_, truth, event, is_warning) in told {
         let (was, is) = (look(&before, type_), look(new, type_));

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use leasehold_config as config;
-use leasehold_crds::{LeaseDatabaseSpec, StorageBackendSpec, StorageServer, StorageServerSpec};
+use leasehold_crds::{Image, LeaseDatabaseSpec, StorageBackendSpec, StorageServer, StorageServerSpec};
 use leasehold_identity::PublicIdentity;
 
 use super::dereference::References;
@@ -25,6 +25,10 @@ pub struct Validated {
     pub spec: StorageServerSpec,
     /// The image that pods and jobs run.
     pub image: String,
+    /// The image that they would run if the spec named no version.
+    pub operators_image: String,
+    /// Which specs of backend and database these are.
+    pub generations: [Option<i64>; 2],
     /// The Secret with its identity.
     pub identity_secret: String,
     /// Who it is.
@@ -47,6 +51,8 @@ pub struct Validated {
     pub replicas_fit: Option<i32>,
     /// Whether PodMonitor and PrometheusRule are known to the cluster.
     pub has_monitoring: bool,
+    /// Where people read what to do about an alert.
+    pub runbook_url: Option<String>,
 }
 
 /// Why a server cannot run, and about which condition that is.
@@ -98,6 +104,11 @@ pub fn validate(
     Ok(Validated {
         spec: spec.clone(),
         image: pod::image(&settings.image, &spec.image),
+        operators_image: {
+            let unnamed = Image { tag: String::new(), digest: String::new(), ..spec.image.clone() };
+            pod::image(&settings.image, &unnamed)
+        },
+        generations: [found_backend.metadata.generation, found_database.metadata.generation],
         identity_secret: super::secret_name(server),
         identity,
         backend: found_backend.spec.clone(),
@@ -108,6 +119,7 @@ pub fn validate(
         jobs_config,
         replicas_fit: connections.map(|connections| replicas_that_fit(connections, references.servers_of_database)),
         has_monitoring: settings.has_monitoring,
+        runbook_url: settings.runbook_url.clone(),
         database: database_spec,
         owner,
     })

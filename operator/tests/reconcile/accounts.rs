@@ -1,8 +1,10 @@
 //! Accounts: made, rotated, suspended, deleted; and what is left alone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::ByteString;
+use kube::runtime::controller::Action;
 use leasehold_core::account::AccountState;
 use leasehold_core::leasedb::{Credential, LeaseDb};
 use leasehold_core::secret::Swissnum;
@@ -18,16 +20,19 @@ pub const SECRET: &str = "/api/v1/namespaces/tahoe/secrets/alice-tahoe";
 
 /// A server with its identity, and an Account that was declared.
 pub async fn with_account(spec: Value) -> World {
-    let world = World::new();
+    with_account_in(World::new().await, spec).await
+}
+
+async fn with_account_in(world: World, spec: Value) -> World {
     let context = world.connected().await;
     server::reconcile(world.object("StorageServer", "main"), context).await.expect("reconciled");
     world.declare("Account", "alice", spec);
     world
 }
 
-pub async fn reconcile(world: &World, context: &Arc<Context>) {
-    // The first look sets the finalizer; each object is as the last one left it.
-    account::reconcile(world.object::<Account>("Account", "alice"), context.clone()).await.expect("reconciled");
+/// Looks at the Account as the last look left it; when the next one is due.
+pub async fn reconcile(world: &World, context: &Arc<Context>) -> Action {
+    account::reconcile(world.object::<Account>("Account", "alice"), context.clone()).await.expect("reconciled")
 }
 
 pub fn text(world: &World, key: &str) -> String {
@@ -119,7 +124,7 @@ async fn a_lost_lease_database_learns_the_address_from_the_secret() {
     let world = with_account(spec()).await;
     reconcile(&world, &world.connected().await).await;
     let before = text(&world, "swissnum");
-    let other = World::new();
+    let other = World::new().await;
     let context = world.operator().await;
     let key = leasehold_operator::names::Key { namespace: "tahoe".to_owned(), name: "leases".to_owned() };
     context.databases.hold(&key, other.db.clone()).await;
@@ -157,8 +162,9 @@ async fn a_foreign_secret_is_not_touched_and_the_account_goes_on_when_it_has_gon
     });
     world.api.put(SECRET, foreign);
     let before = world.api.get(SECRET);
-    reconcile(&world, &context).await;
+    let next = reconcile(&world, &context).await;
     assert_eq!(world.api.get(SECRET), before);
+    assert_eq!(next, Action::requeue(Duration::from_secs(10)), "nobody tells the operator when it goes");
     assert_eq!(world.condition("Account", "alice", "Ready"), ("False".to_owned(), "SecretConflict".to_owned()));
     world.api.take(SECRET);
     reconcile(&world, &context).await;
@@ -304,4 +310,23 @@ async fn nothing_is_written_for_a_paused_account_but_its_status() {
     reconcile(&world, &world.connected().await).await;
     assert_eq!(world.api.writes(), [format!("PATCH {}/status", World::path("Account", "alice"))]);
     assert_eq!(world.condition("Account", "alice", "Ready"), ("Unknown".to_owned(), "Paused".to_owned()));
+}
+
+/// It may be about to take over a backend whose names carry the numbers of other accounts.
+#[tokio::test]
+async fn an_account_waits_until_a_pod_serves_from_the_database() {
+    let world = with_account_in(World::declared(), spec()).await;
+    let context = world.connected().await;
+    for _ in 0..2 {
+        let account = world.object::<Account>("Account", "alice");
+        assert!(account::reconcile(account, context.clone()).await.is_err(), "it is looked at again soon");
+    }
+    let known = world.db.list_accounts(None, 10).await.expect("an answer");
+    assert_eq!(known.len(), 2, "those that every database has: {known:?}");
+    let found = world.api.get(&World::path("Account", "alice")).expect("it is there");
+    let said = found["status"]["conditions"][0]["message"].as_str().expect("a reason");
+    assert!(said.contains("no pod serves from this lease database yet"), "{said}");
+    world.begin().await;
+    reconcile(&world, &context).await;
+    assert_eq!(world.condition("Account", "alice", "Ready").0, "True");
 }

@@ -24,7 +24,7 @@ fn has_status(world: &World, name: &str) -> bool {
 #[tokio::test(start_paused = true)]
 async fn everything_is_looked_at_whichever_list_comes_last() {
     for kind in ["storagebackends", "leasedatabases", "storageservers", "accounts"] {
-        let world = World::new();
+        let world = World::new().await;
         let names: Vec<String> = (0..ACCOUNTS).map(|number| format!("account-{number}")).collect();
         for name in &names {
             world.declare("Account", name, json!({ "serverRef": { "name": "elsewhere" } }));

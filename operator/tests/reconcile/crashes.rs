@@ -68,7 +68,7 @@ async fn settle(world: &World, client: &Client) {
 /// A life with an operator that dies at most once; what there was at the end of each part, and how much was written. It ends with
 /// the part in which the operator died: what comes later begins from the same.
 async fn live(death: Option<Death>) -> (Vec<Value>, usize) {
-    let world = World::new();
+    let world = World::new().await;
     let (mut client, dead) = world.api.mortal_client(death);
     let (mut parts, mut writes) = (Vec::new(), 0);
     let nothing: fn(&World) = |_| {};

@@ -5,6 +5,7 @@ mod api_server;
 mod beginning;
 mod crashes;
 mod monitoring;
+mod resting;
 mod rights;
 mod servers;
 mod world;

@@ -42,7 +42,7 @@ fn is_beyond_reconciles((verb, _, resource): &Call) -> bool {
 async fn the_operator_asks_for_what_it_may_and_may_what_it_asks_for() {
     let world = with_account(json!({ "serverRef": { "name": "main", "namespace": "tahoe" } })).await;
     let context = world.connected().await;
-    // All ways: an autoscaler and its removal, a probe that is repeated, an account by namespace labels, ends.
+    // All ways: an autoscaler and its removal, pods that only people replace, a probe that is repeated, an account by namespace labels, ends.
     let server = |change: Value| {
         let mut spec = world.api.get(&World::path("StorageServer", "main")).expect("it is there")["spec"].clone();
         spec.as_object_mut().expect("an object").extend(change.as_object().expect("an object").clone());
@@ -54,6 +54,7 @@ async fn the_operator_asks_for_what_it_may_and_may_what_it_asks_for() {
             "autoscaling": null, "replicas": 1, "networkPolicy": { "mode": "Disabled" },
             "monitoring": { "podMonitor": "Disabled", "prometheusRule": "Disabled" },
         }),
+        json!({ "updates": { "policy": "Manual" }, "image": { "tag": "1" } }),
     ] {
         server(change);
         let context = world.connected().await;

@@ -9,6 +9,7 @@ use crate::world::World;
 
 const IDENTITY: &str = "/api/v1/namespaces/tahoe/secrets/main-identity";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/tahoe/deployments/main";
+const CONFIG: &str = "/api/v1/namespaces/tahoe/configmaps/main-config";
 
 async fn reconcile(world: &World) {
     let context = world.connected().await;
@@ -34,7 +35,7 @@ fn status(world: &World) -> Value {
 
 #[tokio::test]
 async fn a_server_gets_an_identity_once_and_everything_that_makes_it_run() {
-    let world = World::new();
+    let world = World::new().await;
     reconcile(&world).await;
     let identity = world.api.get(IDENTITY).expect("an identity");
     assert!(identity["metadata"]["ownerReferences"].is_null(), "it outlives the server");
@@ -63,10 +64,10 @@ async fn a_server_gets_an_identity_once_and_everything_that_makes_it_run() {
 
 #[tokio::test]
 async fn another_identity_stops_everything_until_the_old_one_is_back() {
-    let world = World::new();
+    let world = World::new().await;
     reconcile(&world).await;
     let identity = world.api.get(IDENTITY).expect("an identity");
-    let other = World::new();
+    let other = World::new().await;
     reconcile(&other).await;
     world.api.put(IDENTITY, other.api.get(IDENTITY).expect("an identity"));
     world.api.writes();
@@ -85,7 +86,7 @@ async fn another_identity_stops_everything_until_the_old_one_is_back() {
 
 #[tokio::test]
 async fn what_is_no_longer_wanted_is_removed_but_not_what_is_somebody_elses() {
-    let world = World::new();
+    let world = World::new().await;
     reconcile(&world).await;
     let budget = "/apis/policy/v1/namespaces/tahoe/poddisruptionbudgets/main";
     let autoscaler = "/apis/autoscaling/v2/namespaces/tahoe/horizontalpodautoscalers/main";
@@ -99,6 +100,69 @@ async fn what_is_no_longer_wanted_is_removed_but_not_what_is_somebody_elses() {
     reconcile(&world).await;
     assert!(world.api.get(budget).is_none(), "a single pod must not keep nodes from being drained");
     assert!(world.api.get(autoscaler).is_some());
+}
+
+/// As an operator of an earlier version would have made it: without a probe, and told something else.
+fn made_earlier(world: &World) {
+    let mut deployment = world.api.get(DEPLOYMENT).expect("a Deployment");
+    deployment["metadata"]["annotations"]["leasehold.dev/made"] = json!("earlier");
+    deployment["spec"]["template"]["spec"]["containers"][0]["startupProbe"] = Value::Null;
+    world.api.put(DEPLOYMENT, deployment);
+    let mut config = world.api.get(CONFIG).expect("a ConfigMap");
+    config["data"]["leasehold.toml"] = json!("earlier");
+    world.api.put(CONFIG, config);
+}
+
+/// Whether pods and what they are told are as they were made earlier; how many pods are wanted.
+fn is_earlier(world: &World) -> (bool, Value) {
+    let spec = world.api.get(DEPLOYMENT).expect("a Deployment")["spec"].clone();
+    let probe = &spec["template"]["spec"]["containers"][0]["startupProbe"];
+    let told = &world.api.get(CONFIG).expect("a ConfigMap")["data"]["leasehold.toml"];
+    assert_eq!(probe.is_null(), *told == json!("earlier"), "pods and what they are told are of one version");
+    (probe.is_null(), spec["replicas"].clone())
+}
+
+#[tokio::test]
+async fn another_operator_replaces_no_pods_before_people_let_it() {
+    let world = World::new().await;
+    let mut spec = serde_json::to_value(&world.object::<StorageServer>("StorageServer", "main").spec).expect("plain");
+    spec["updates"] = json!({ "policy": "Manual" });
+    spec["image"]["tag"] = json!("1");
+    let waiting = |world: &World| world.condition("StorageServer", "main", "UpdateWaiting");
+    let told = |status: &str, reason: &str| (status.to_owned(), reason.to_owned());
+    world.declare("StorageServer", "main", spec.clone());
+    reconcile(&world).await;
+    assert_eq!(waiting(&world), told("False", "UpToDate"));
+    made_earlier(&world);
+    for replicas in [2, 3] {
+        // How many there are is another matter.
+        spec["replicas"] = json!(replicas);
+        world.declare("StorageServer", "main", spec.clone());
+        for _ in 0..2 {
+            reconcile(&world).await;
+            assert_eq!(is_earlier(&world), (true, json!(replicas)));
+            assert_eq!(waiting(&world), told("True", "AnotherOperator"));
+        }
+    }
+    // Whoever asks for something else gets it from the operator that is there now.
+    spec["shutdown"] = json!({ "requestSeconds": 30 });
+    world.declare("StorageServer", "main", spec.clone());
+    reconcile(&world).await;
+    assert!(!is_earlier(&world).0);
+    assert_eq!(waiting(&world), told("False", "UpToDate"));
+    made_earlier(&world);
+    reconcile(&world).await;
+    assert!(is_earlier(&world).0);
+    spec["updates"] = json!({ "policy": "WithOperator" });
+    world.declare("StorageServer", "main", spec.clone());
+    reconcile(&world).await;
+    assert!(!is_earlier(&world).0);
+    assert_eq!(waiting(&world), told("False", "WithOperator"));
+    spec["updates"] = json!({ "policy": "Manual" });
+    spec["image"]["tag"] = json!("0.9");
+    world.declare("StorageServer", "main", spec);
+    reconcile(&world).await;
+    assert_eq!(waiting(&world), told("True", "AnotherVersion"));
 }
 
 #[tokio::test]
@@ -118,7 +182,7 @@ async fn a_server_with_accounts_is_not_deleted() {
 
 #[tokio::test]
 async fn a_backend_is_ready_when_its_probe_has_succeeded() {
-    let world = World::new();
+    let world = World::new().await;
     world.edit("StorageBackend", "shares", |backend| backend["status"] = Value::Null);
     let look = async || {
         let context = world.connected().await;
@@ -144,7 +208,7 @@ async fn a_backend_is_ready_when_its_probe_has_succeeded() {
 
 #[tokio::test]
 async fn a_database_that_does_not_answer_is_told_without_its_password() {
-    let world = World::new();
+    let world = World::new().await;
     let context = world.operator().await;
     database::reconcile(world.object("LeaseDatabase", "leases"), context).await.expect("reconciled");
     let found = world.condition("LeaseDatabase", "leases", "Reachable");
@@ -158,7 +222,7 @@ const LOOKS: usize = 100;
 
 #[tokio::test]
 async fn replicas_that_an_autoscaler_or_a_person_has_set_are_never_reset() {
-    let world = World::new();
+    let world = World::new().await;
     let mut spec = world.api.get(&World::path("StorageServer", "main")).expect("it is there")["spec"].clone();
     spec["autoscaling"] = json!({ "minReplicas": 2, "maxReplicas": 9 });
     world.declare("StorageServer", "main", spec);

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use kube::runtime::{reflector, watcher};
 use kube::{Client, Resource};
-use leasehold_core::clock::{Entropy, SystemClock};
+use leasehold_core::clock::{Clock, Entropy, SystemClock};
 use leasehold_core::lease::{DAY_SECONDS, LeaseTerms};
+use leasehold_core::leasedb::{LeaseDb, Tick};
 use leasehold_crds::{Account, LeaseDatabase, StorageBackend, StorageServer};
 use leasehold_leasedb::AnyLeaseDb;
 use leasehold_leasedb::sqlite::SqliteLeaseDb;
@@ -25,27 +26,46 @@ pub fn context(client: Client, stores: Stores) -> Arc<Context> {
     let settings = Settings {
         image: "registry.example/leasehold:1".to_owned(),
         has_monitoring: true,
+        runbook_url: Some("https://example.org/RUNBOOK.md".to_owned()),
         resync: Duration::from_secs(1800),
+        watches_secrets: false,
     };
     let (metrics, clock) = (Arc::new(Metrics::default()), Arc::new(SystemClock));
     Arc::new(Context::new(client, stores, settings, metrics, clock, Entropy::from_os()))
+}
+
+fn empty_database() -> (tempfile::TempDir, AnyLeaseDb) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let terms = LeaseTerms { duration_seconds: 31 * DAY_SECONDS, slack_seconds: 0 };
+    let db = SqliteLeaseDb::open(&folder.path().join("leases.sqlite"), Arc::new(SystemClock), terms);
+    (folder, AnyLeaseDb::Sqlite(db.expect("a database")))
 }
 
 /// The cluster.
 pub struct World {
     pub api: ApiServer,
     pub db: AnyLeaseDb,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl World {
     /// A backend, a database and a server, all of them ready.
-    pub fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let terms = LeaseTerms { duration_seconds: 31 * DAY_SECONDS, slack_seconds: 0 };
-        let db = SqliteLeaseDb::open(&folder.path().join("leases.sqlite"), Arc::new(SystemClock), terms);
-        let world =
-            Self { api: ApiServer::default(), db: AnyLeaseDb::Sqlite(db.expect("a database")), _folder: folder };
+    pub async fn new() -> Self {
+        let world = Self::declared();
+        world.begin().await;
+        world
+    }
+
+    /// A pod that serves from the database for the first time.
+    pub async fn begin(&self) {
+        let nonce = Entropy::from_os().object_id(SystemClock.now());
+        self.db.tick(Tick { listed: Vec::new(), nonce, standby_is_synchronous: true }).await.expect("a beat");
+    }
+
+    /// The same, with a database from which no pod has served yet.
+    pub fn declared() -> Self {
+        let (folder, db) = empty_database();
+        let world = Self { api: ApiServer::default(), db, folder };
         let s3 = json!({ "bucket": "shares", "credentials": { "type": "Secret", "secretRef": { "name": "s3" } } });
         world.declare("StorageBackend", "shares", json!({ "s3": s3 }));
         world.set_ready("storagebackends", "shares");
@@ -73,6 +93,11 @@ impl World {
             }),
         );
         world
+    }
+
+    /// Puts an empty database in the place of the one that there was.
+    pub fn lose_database(&mut self) {
+        (self.folder, self.db) = empty_database();
     }
 
     /// The path of one of our objects.

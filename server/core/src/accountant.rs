@@ -7,7 +7,7 @@
 //! When the lease database does not answer, those known go on for [`STALE`]; about others nothing can be said, not even
 //! that they do not exist (`api.md` 10.2, 10.8).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,6 +17,7 @@ use crate::account::{Account, Usage};
 use crate::clock::{SteadyClock, SystemSteadyClock, Timestamp};
 use crate::contact::{Contact, millis};
 use crate::leasedb::{Credential, LeaseDb, LeaseDbError};
+use crate::observe::{Denial, Event, Observer, Unobserved};
 use crate::secret::SecretHash;
 
 /// How often [`Accountant::refresh`] wants to be called, in seconds (`decisions.md` 4).
@@ -68,7 +69,8 @@ impl Session {
 pub struct Accountant<L> {
     db: Arc<L>,
     sessions: RwLock<HashMap<SecretHash, Arc<Session>>>,
-    unknown: RwLock<HashSet<SecretHash>>,
+    /// Hashes that open nothing, and why.
+    denied: RwLock<HashMap<SecretHash, Denial>>,
     version: AtomicU64,
     /// Whether the changes up to `version` have not all been taken over yet.
     is_behind: AtomicBool,
@@ -78,6 +80,7 @@ pub struct Accountant<L> {
     /// The database's time less that of `clock`, in milliseconds.
     ahead: AtomicI64,
     contact: Contact,
+    observer: Arc<dyn Observer>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -105,16 +108,23 @@ impl<L: LeaseDb> Accountant<L> {
         let accountant = Self {
             db,
             sessions: RwLock::default(),
-            unknown: RwLock::default(),
+            denied: RwLock::default(),
             version: AtomicU64::new(0),
             is_behind: AtomicBool::new(true),
             refreshed_at: AtomicU64::new(0),
             clock,
             ahead: AtomicI64::new(0),
             contact: Contact::default(),
+            observer: Arc::new(Unobserved),
         };
         accountant.refresh().await?;
         Ok(accountant)
+    }
+
+    /// Tells somebody which credentials open nothing.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer, ..self }
     }
 
     /// The session that a credential opens; `None` if it opens nothing.
@@ -122,6 +132,15 @@ impl<L: LeaseDb> Accountant<L> {
     /// # Errors
     /// The lease database does not answer for a credential that is not in memory, or has been silent too long.
     pub async fn session(&self, credential: &SecretHash) -> Result<Option<Arc<Session>>, LeaseDbError> {
+        Ok(self.told(self.find(credential).await?))
+    }
+
+    /// Why it is that there is no session is for the observer, not for the client.
+    fn told(&self, found: Result<Arc<Session>, Denial>) -> Option<Arc<Session>> {
+        found.map_err(|denial| self.observer.notice(Event::Denied(denial))).ok()
+    }
+
+    async fn find(&self, credential: &SecretHash) -> Result<Result<Arc<Session>, Denial>, LeaseDbError> {
         let elapsed = self.clock.elapsed();
         if self.age(elapsed) >= STALE {
             return Err(LeaseDbError::Unavailable(Box::new(TooOld)));
@@ -129,33 +148,35 @@ impl<L: LeaseDb> Accountant<L> {
         let now = self.now(elapsed);
         if let Some(session) = self.remembered(credential) {
             if session.not_after.is_some_and(|end| end <= now) {
-                return Ok(None);
+                return Ok(Err(Denial::Revoked));
             }
             session.used_at.store(now.seconds(), Ordering::Relaxed);
-            return Ok(Some(session));
+            return Ok(Ok(session));
         }
         if !self.contact.is_kept(elapsed) {
             // Neither a look-up that may take long, nor a "no" that may have become wrong.
             return Err(LeaseDbError::Unavailable(Box::new(NoContact)));
         }
-        if read(&self.unknown).contains(credential) {
-            return Ok(None);
+        if let Some(denial) = read(&self.denied).get(credential) {
+            return Ok(Err(*denial));
         }
         let version = self.version.load(Ordering::Acquire);
-        let Some(session) = self.look_up(credential, now).await? else {
-            let mut unknown = write(&self.unknown);
-            // A refresh may have seen a newer version meanwhile: what it cleared must stay cleared.
-            if unknown.len() < CACHE_MAX && version == self.version.load(Ordering::Acquire) {
-                unknown.insert(*credential);
+        let session = match self.look_up(credential, now).await? {
+            Ok(session) => Arc::new(session),
+            Err(denial) => {
+                let mut denied = write(&self.denied);
+                // A refresh may have seen a newer version meanwhile: what it cleared must stay cleared.
+                if denied.len() < CACHE_MAX && version == self.version.load(Ordering::Acquire) {
+                    denied.insert(*credential, denial);
+                }
+                return Ok(Err(denial));
             }
-            return Ok(None);
         };
-        let session = Arc::new(session);
         let mut sessions = write(&self.sessions);
         if sessions.len() < CACHE_MAX && version == self.version.load(Ordering::Acquire) {
             sessions.insert(*credential, session.clone());
         }
-        Ok(Some(session))
+        Ok(Ok(session))
     }
 
     /// As [`session`](Self::session), but read from the lease database: for those who ask once and keep the answer.
@@ -167,12 +188,17 @@ impl<L: LeaseDb> Accountant<L> {
         if !self.contact.is_kept(elapsed) {
             return Err(LeaseDbError::Unavailable(Box::new(NoContact)));
         }
-        Ok(self.look_up(credential, self.now(elapsed)).await?.map(Arc::new))
+        Ok(self.told(self.look_up(credential, self.now(elapsed)).await?.map(Arc::new)))
     }
 
     /// The session of a credential that is in memory, however old: fit to tell its owner that nothing can be stored now.
     pub fn remembered(&self, credential: &SecretHash) -> Option<Arc<Session>> {
         read(&self.sessions).get(credential).cloned()
+    }
+
+    /// How many sessions are in memory.
+    pub fn sessions(&self) -> usize {
+        read(&self.sessions).len()
     }
 
     /// Whether the lease database has answered lately.
@@ -218,7 +244,7 @@ impl<L: LeaseDb> Accountant<L> {
         // Should this end in an error, the next one takes over what is left.
         self.is_behind.store(changed, Ordering::Relaxed);
         if changed {
-            write(&self.unknown).clear();
+            write(&self.denied).clear();
         } else {
             self.refreshed_at.store(millis(began), Ordering::Relaxed);
         }
@@ -303,11 +329,13 @@ impl<L: LeaseDb> Accountant<L> {
         Ok(())
     }
 
-    /// The session of a credential as the lease database has it, used now; `None` if there is none that is valid.
-    async fn look_up(&self, credential: &SecretHash, now: Timestamp) -> Result<Option<Session>, LeaseDbError> {
-        let found = self.db.find_credentials(vec![*credential]).await?.pop();
-        let found = found.filter(|(credential, _)| credential.is_valid(now));
-        Ok(found.map(|(credential, usage)| Session::new(credential, usage, now.seconds())))
+    /// The session of a credential as the lease database has it, used now; or why there is none.
+    async fn look_up(&self, credential: &SecretHash, now: Timestamp) -> Result<Result<Session, Denial>, LeaseDbError> {
+        Ok(match self.db.find_credentials(vec![*credential]).await?.pop() {
+            None => Err(Denial::Unknown),
+            Some((credential, _)) if !credential.is_valid(now) => Err(Denial::Revoked),
+            Some((credential, usage)) => Ok(Session::new(credential, usage, now.seconds())),
+        })
     }
 }
 

@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix};
 use crate::crawl::{Crawled, ForgetOutcome, Settle, SettleOutcome, Spared, Survey, TakeOver};
 use crate::expiry::{
-    ExpireLeases, ExpireOutcome, KeepAlive, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone,
+    Amount, ExpireLeases, ExpireOutcome, KeepAlive, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone,
     UnleasedTotals,
 };
 use crate::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
@@ -87,6 +87,8 @@ pub struct Deployment {
     pub complete_since: Option<Timestamp>,
     /// When the newest complete backup began; `None`: there never was one.
     pub backed_up_until: Option<Timestamp>,
+    /// Whether its heart has ever beaten: before that no process has made sure whose the backend is.
+    pub has_begun: bool,
 }
 
 /// A tick of the deployment's heart (`review.md` B1).
@@ -185,6 +187,8 @@ pub enum AllocateOutcome {
         already_have: Vec<ShareNumber>,
         /// Uploads begun.
         allocated: Vec<ShareNumber>,
+        /// Whether the account's quota kept anything out of both.
+        over_quota: bool,
     },
     /// The account may not hold leases at present.
     Refused(AccountState),
@@ -436,6 +440,9 @@ pub trait LeaseDb: Send + Sync + 'static {
         strays: Vec<StoreObject>,
         overdue_only: bool,
     ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// All open uploads: how many there are, and the bytes that they have reserved.
+    fn open_uploads(&self) -> impl Future<Output = Result<Amount>> + Send;
 
     /// Some uploads whose deadline has passed.
     fn overdue_uploads(&self, max: u32) -> impl Future<Output = Result<Vec<(ShareId, ObjectId)>>> + Send;

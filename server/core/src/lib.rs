@@ -25,6 +25,7 @@ pub mod lease;
 pub mod leasedb;
 pub mod locator;
 pub mod manifest;
+pub mod observe;
 pub mod range;
 pub mod run;
 pub mod secret;

@@ -3,7 +3,7 @@
 #![no_main]
 
 use http::{HeaderMap, HeaderValue, Method};
-use leasehold_server::frontend::gbs::{auth, range, route};
+use leasehold_gbs::{auth, range, route};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use leasehold_server::frontend::gbs::wire;
+use leasehold_gbs::wire;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|body: &[u8]| {

@@ -8,7 +8,8 @@ use leasehold_core::clock::Timestamp;
 use leasehold_core::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix};
 use leasehold_core::crawl::{Crawled, ForgetOutcome, Settle, SettleOutcome, Spared, Survey, TakeOver};
 use leasehold_core::expiry::{
-    ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone, UnleasedTotals,
+    Amount, ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone,
+    UnleasedTotals,
 };
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::leasedb::{
@@ -53,6 +54,7 @@ pass_on! {
     fn find_upload(share: ShareId) -> (Timestamp, Option<Upload>);
     fn record_chunks(request: RecordChunks) -> RecordOutcome;
     fn end_upload(share: ShareId, upload: ObjectId, strays: Vec<StoreObject>, overdue_only: bool) -> bool;
+    fn open_uploads() -> Amount;
     fn overdue_uploads(max: u32) -> Vec<(ShareId, ObjectId)>;
     fn abandoned_uploads(connection: TubConnection, max: u32) -> Vec<(ShareId, ObjectId)>;
     fn list_shares(storage_index: StorageIndex) -> Vec<ShareRow>;

@@ -72,7 +72,9 @@ impl Signals {
         let mut hurried = false;
         loop {
             tokio::select! {
-                () = running.ended() => return ExitCode::SUCCESS,
+                () = running.ended() => {
+                    return if running.is_orphaned() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+                }
                 _ = self.terminate.recv() => {
                     tracing::info!("draining");
                     running.drain();

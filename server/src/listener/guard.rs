@@ -8,38 +8,74 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::Deadlines;
+use crate::metrics::{Connections, Traffic};
 
-/// How many requests of a connection have begun and not ended. Shared with the HTTP service.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Phase(Arc<AtomicUsize>);
+/// How many requests of a connection have begun and not ended. Shared with the HTTP service; counts the connection as long
+/// as it lives.
+#[derive(Clone, Debug)]
+pub(super) struct Phase(Arc<Connection>);
+
+#[derive(Debug)]
+struct Connection {
+    requests: AtomicUsize,
+    /// Counts it among those without a request.
+    resting: Gauge,
+    /// Counts it among those with one.
+    active: Gauge,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.resting.dec();
+    }
+}
 
 /// A request in progress; ends when dropped, with the last byte of its response.
 #[derive(Debug)]
 pub struct Busy(Phase);
 
 impl Phase {
-    pub(super) fn begin_request(&self) -> Busy {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Busy(self.clone())
+    /// That of a connection whose requests have a beginning and an end.
+    pub(super) fn resting(connections: &Connections) -> Self {
+        Self::new(0, &connections.idle, connections)
     }
 
     /// That of a protocol in which either side may rest or send whenever it likes.
-    pub(super) fn always_busy() -> Self {
-        Self(Arc::new(AtomicUsize::new(1)))
+    pub(super) fn always_busy(connections: &Connections) -> Self {
+        Self::new(1, &connections.foolscap, connections)
+    }
+
+    fn new(requests: usize, resting: &Gauge, connections: &Connections) -> Self {
+        resting.inc();
+        let (resting, active) = (resting.clone(), connections.active.clone());
+        Self(Arc::new(Connection { requests: AtomicUsize::new(requests), resting, active }))
+    }
+
+    pub(super) fn begin_request(&self) -> Busy {
+        if self.0.requests.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.0.resting.dec();
+            self.0.active.inc();
+        }
+        Busy(self.clone())
     }
 
     fn is_busy(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.0.requests.load(Ordering::Relaxed) > 0
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        let connection = &self.0.0;
+        if connection.requests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            connection.active.dec();
+            connection.resting.inc();
+        }
     }
 }
 
@@ -48,6 +84,7 @@ pub struct GuardedStream<S> {
     stream: S,
     deadlines: Deadlines,
     phase: Phase,
+    traffic: Traffic,
     /// When the head that is arriving began.
     head_since: Option<Instant>,
     /// Whether a request was in progress when reading last had to wait.
@@ -84,9 +121,9 @@ impl Timer {
 }
 
 impl<S> GuardedStream<S> {
-    pub(super) fn new(stream: S, deadlines: Deadlines, phase: Phase) -> Self {
+    pub(super) fn new(stream: S, deadlines: Deadlines, phase: Phase, traffic: Traffic) -> Self {
         let (read_timer, write_timer) = Default::default();
-        Self { stream, deadlines, phase, head_since: None, was_busy: false, read_timer, write_timer }
+        Self { stream, deadlines, phase, traffic, head_since: None, was_busy: false, read_timer, write_timer }
     }
 
     fn read_deadline(&self) -> Instant {
@@ -106,6 +143,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedStream<S> {
         let before = buf.filled().len();
         if let Poll::Ready(result) = Pin::new(&mut this.stream).poll_read(cx, buf) {
             this.read_timer.disarm();
+            this.traffic.received_bytes.inc_by((buf.filled().len() - before) as u64);
             if this.phase.is_busy() {
                 this.head_since = None;
             } else if buf.filled().len() > before {
@@ -122,11 +160,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedStream<S> {
             this.read_timer.disarm();
         }
         let deadline = this.read_deadline();
-        this.read_timer.poll(cx, || deadline).map(Err)
+        let silence = ready!(this.read_timer.poll(cx, || deadline));
+        if !busy && this.head_since.is_some() {
+            this.traffic.slow_heads.inc();
+        }
+        Poll::Ready(Err(silence))
     }
 }
 
 impl<S: AsyncWrite + Unpin> GuardedStream<S> {
+    fn sent(&self, polled: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = polled {
+            self.traffic.sent_bytes.inc_by(*bytes as u64);
+        }
+    }
+
     fn guard<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.write_timer.disarm();
@@ -140,6 +188,7 @@ impl<S: AsyncWrite + Unpin> GuardedStream<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.sent(&polled);
         self.guard(cx, polled)
     }
 
@@ -149,6 +198,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedStream<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.sent(&polled);
         self.guard(cx, polled)
     }
 

@@ -27,7 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::frontend::body::ResponseBody;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Rejection};
 use drain::Drain;
 use guard::{GuardedStream, Phase};
 use peek::{Beginning, Peeked};
@@ -128,21 +128,30 @@ impl<H: Handler> Listener<H> {
     }
 
     async fn connection(&self, stream: TcpStream, peer: SocketAddr, full: bool, drain: Drain) {
-        self.metrics.connections.inc();
+        let phase = Phase::resting(&self.metrics.connections);
         if full {
-            self.metrics.refused_connections.inc();
+            self.metrics.reject(Rejection::Overload);
         }
-        let result = self.serve(stream, peer, full, drain).await;
+        let result = self.serve(stream, peer, full, drain, phase).await;
         if let Err(error) = result {
             tracing::debug!(%error, "a connection ended");
         }
-        self.metrics.connections.dec();
     }
 
-    async fn serve(&self, stream: TcpStream, peer: SocketAddr, full: bool, drain: Drain) -> io::Result<()> {
+    async fn serve(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        full: bool,
+        drain: Drain,
+        phase: Phase,
+    ) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let Some(tls) = &self.tls else { return self.http(stream, full, drain).await };
-        let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "slow TLS handshake");
+        let Some(tls) = &self.tls else { return self.http(stream, full, drain, phase).await };
+        let slow = |_| {
+            self.metrics.reject(Rejection::SlowHeader);
+            io::Error::new(io::ErrorKind::TimedOut, "slow TLS handshake")
+        };
         let deadline = Instant::now() + self.deadlines.header;
         let (beginning, stream) = timeout_at(deadline, Peeked::peek(stream)).await.map_err(slow)??;
         // TLS reads 4 KiB at a time by itself.
@@ -151,19 +160,22 @@ impl<H: Handler> Listener<H> {
             if full || drain.is_closing() {
                 return Err(io::Error::other("turned away"));
             }
-            return clear_text.serve(GuardedStream::new(stream, self.deadlines, Phase::always_busy()), peer).await;
+            drop(phase);
+            let phase = Phase::always_busy(&self.metrics.connections);
+            let stream = GuardedStream::new(stream, self.deadlines, phase, self.metrics.foolscap_traffic.clone());
+            return clear_text.serve(stream, peer).await;
         }
         let accept = tls.accept_with(stream, |connection| connection.set_buffer_limit(Some(BUFFER_BYTES)));
         let stream = timeout_at(deadline, accept).await.map_err(slow)??;
-        self.http(stream, full, drain).await
+        self.http(stream, full, drain, phase).await
     }
 
-    async fn http<S>(&self, stream: S, full: bool, drain: Drain) -> io::Result<()>
+    async fn http<S>(&self, stream: S, full: bool, drain: Drain, phase: Phase) -> io::Result<()>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let phase = Phase::default();
-        let stream = TokioIo::new(GuardedStream::new(stream, self.deadlines, phase.clone()));
+        let traffic = self.metrics.http_traffic.clone();
+        let stream = TokioIo::new(GuardedStream::new(stream, self.deadlines, phase.clone(), traffic));
         let (handler, closing) = (&self.handler, &drain);
         let service = service_fn(|request: Request<Incoming>| {
             let phase = phase.clone();

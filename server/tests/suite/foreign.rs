@@ -86,6 +86,30 @@ fn assert_refused(config: &Path, data: &Path) {
     assert!(matches!(errors[..], [one] if one.contains("belongs to another deployment")), "{said}");
 }
 
+async fn wait_for_beat(program: &Program, data: &Path) {
+    let has_beaten = || std::fs::read_dir(data.join("meta/beat")).is_ok_and(|mut beats| beats.next().is_some());
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !has_beaten() {
+        assert!(std::time::Instant::now() < deadline, "no beat: {}", program.log());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_ends_when_another_lease_database_is_in_the_place_of_its_own() {
+    let folder = places::folder();
+    let data = folder.path().join("data");
+    let mut program = Program::start_in(&folder.path().join("first"), "", &data);
+    wait_for_beat(&program, &data).await;
+    let db = rusqlite::Connection::open(data.join("leases.sqlite")).expect("a connection of our own");
+    db.busy_timeout(PATIENCE).expect("set");
+    let other =
+        "UPDATE deployment SET deployment_id = x'09090909090909090909090909090909'; UPDATE beats SET beat_at = 0";
+    db.execute_batch(other).expect("another database");
+    assert_eq!(program.ended().await.code(), Some(1), "{}", program.log());
+    assert!(program.log().contains("the lease database is another one than before"), "{}", program.log());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_of_another_lease_database_is_refused_at_the_command_line() {
     let folder = places::folder();
@@ -93,12 +117,7 @@ async fn a_directory_of_another_lease_database_is_refused_at_the_command_line() 
     std::fs::write(&config, "").expect("written");
     let program = Program::start_in(&folder.path().join("first"), "", &data);
     // Only a deployment that has been silent for a while can be taken over.
-    let has_beaten = || std::fs::read_dir(data.join("meta/beat")).is_ok_and(|mut beats| beats.next().is_some());
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while !has_beaten() {
-        assert!(std::time::Instant::now() < deadline, "no beat: {}", program.log());
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    wait_for_beat(&program, &data).await;
     drop(program);
     // A new lease database over the old shares: it would take them all for nobody's.
     for end in ["", "-wal", "-shm"] {

@@ -13,6 +13,7 @@ mod foreign;
 mod gbs;
 mod ground;
 mod hostile;
+mod metrics;
 mod model;
 mod outage;
 mod pg;

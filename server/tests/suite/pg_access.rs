@@ -132,8 +132,9 @@ const COLLECTORS: [&str; 9] = [
 ];
 const OPERATORS_READS: [&str; 8] =
     ["now", "deployment", "beat_at", "find_account", "list_accounts", "list_credentials", "accounts_version", "usage"];
-const COLLECTORS_READS: [&str; 16] = [
+const COLLECTORS_READS: [&str; 17] = [
     "now",
+    "open_uploads",
     "deployment",
     "beat_at",
     "find_upload",

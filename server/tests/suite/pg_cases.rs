@@ -348,8 +348,8 @@ pub fn transactions() -> Vec<Case> {
             "allocate",
             with_alice,
             allocating,
-            "Done { already_have: [], allocated: [0, 1] }",
-            "Done { already_have: [], allocated: [] }",
+            "Done { already_have: [], allocated: [0, 1], over_quota: false }",
+            "Done { already_have: [], allocated: [], over_quota: false }",
             true
         ),
         case!("record_chunks", with_upload, |w| recording(w, 80), "Incomplete([80..100])", "Stale", true),
@@ -455,6 +455,7 @@ pub fn singles() -> Vec<Single> {
             let slot = db.read_slot(storage_index(2)).await?;
             Ok((slot.slot, slot.shares))
         }),
+        single!("open_uploads", "uploads", true, |db| db.open_uploads()),
         single!("overdue_uploads", "uploads", true, |db| db.overdue_uploads(5)),
         single!("has_due_garbage", "garbage", true, |db| async move {
             Ok(db.claim_garbage(FIRST_EPOCH, 0, 60).await?.len())

@@ -169,7 +169,7 @@ async fn a_transaction_that_is_cut_off_in_its_reads_is_tried_again() {
     waiting(postgres, &database.name, 2).await;
     release(&mut session).await;
     let answer = format!("{:?}", call.await.expect("no panic").expect("the second try"));
-    assert_eq!(answer, "Done { already_have: [], allocated: [0] }");
+    assert_eq!(answer, "Done { already_have: [], allocated: [0], over_quota: false }");
     assert_eq!(database.number("SELECT count(*) FROM uploads").await, 1);
     world.audit(&database, alice).await;
 }

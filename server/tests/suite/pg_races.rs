@@ -103,7 +103,7 @@ async fn allocate_against_the_last_write_leases_what_it_says_is_there() {
             race.run(index, record, allocate).await
         };
         assert_eq!(recorded.expect("record_chunks"), RecordOutcome::Finished);
-        let AllocateOutcome::Done { already_have, allocated } = allocated.expect("allocate") else {
+        let AllocateOutcome::Done { already_have, allocated, .. } = allocated.expect("allocate") else {
             panic!("nobody is refused");
         };
         assert!(allocated.is_empty(), "the number was never free");

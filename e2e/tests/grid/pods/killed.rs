@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use leasehold_e2e::process::wait_until;
+use anyhow::{Result, ensure};
+use leasehold_e2e::process::{Explain, wait_until};
 use leasehold_e2e::tahoe::{Check, Client, Format, Protocol};
 
 use super::{ENCODING, Kept, PODS, World};
@@ -125,7 +125,7 @@ fn nothing_acknowledged_is_lost_while_pods_are_killed(protocol: Protocol) -> Res
         outcome
     });
     drop(works);
-    outcome.with_context(|| world.log_tails())?;
+    outcome.explain(|| world.log_tails())?;
 
     let children = children.into_inner().expect("no holder panics");
     ensure!(files.len() > PODS, "only {} files were uploaded", files.len());
@@ -140,8 +140,8 @@ fn nothing_acknowledged_is_lost_while_pods_are_killed(protocol: Protocol) -> Res
         ensure!(report["results"]["healthy"] == true, "not healthy: {report:#}");
         Ok(())
     };
-    world.on_each_pod(&world.client, all_is_there).with_context(|| world.log_tails())?;
-    world.ensure_exact_usage("default").with_context(|| world.log_tails())?;
+    world.on_each_pod(&world.client, all_is_there).explain(|| world.log_tails())?;
+    world.ensure_exact_usage("default").explain(|| world.log_tails())?;
     world.pods.servers.iter_mut().try_for_each(|server| server.expect_running())
 }
 

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use leasehold_e2e::process::wait_until;
+use leasehold_e2e::process::{Explain, wait_until};
 use leasehold_e2e::tahoe::Format;
 use leasehold_e2e_services::s3_proxy::{Fault, Operation, Rule, When};
 
@@ -54,13 +54,13 @@ fn upload_goes_on_when_its_connections_move() -> Result<()> {
             Ok(())
         })
     });
-    outcome.with_context(|| world.log_tails())?;
+    outcome.explain(|| world.log_tails())?;
     world.pods.services.s3.clear_rules();
     for pod in 0..PODS - 1 {
         world.pods.servers[pod].drained()?;
         world.pods.servers[pod].restart()?;
     }
-    world.on_each_pod(&world.client, || kept.ensure_there(&world.client)).with_context(|| world.log_tails())?;
+    world.on_each_pod(&world.client, || kept.ensure_there(&world.client)).explain(|| world.log_tails())?;
     world.ensure_exact_usage("default")
 }
 
@@ -114,12 +114,12 @@ fn replacing_pods_in_turn_fails_nothing() -> Result<()> {
         (rolled, written.join().expect("nobody panics"))
     });
     let failed: Result<()> = failed.into_inner().expect("no holder panics").map_or(Ok(()), Err);
-    failed.context("while pods were replaced").and(rolled).with_context(|| world.log_tails())?;
+    failed.context("while pods were replaced").and(rolled).explain(|| world.log_tails())?;
     world
         .on_each_pod(&world.client, || {
             ensure_same("the slot", &world.client.download(&slot)?, &last)?;
             kept.ensure_there(&world.client)
         })
-        .with_context(|| world.log_tails())?;
+        .explain(|| world.log_tails())?;
     world.ensure_exact_usage("default")
 }

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use leasehold_e2e::process::wait_until;
+use anyhow::{Result, ensure};
+use leasehold_e2e::process::{Explain, wait_until};
 use leasehold_e2e::tahoe::{Encoding, Format, Protocol};
 
 use super::{Kept, PODS, World};
@@ -65,5 +65,5 @@ fn full_account_is_refused_by_all_pods(protocol: Protocol) -> Result<()> {
         ensure_same("a file after the quota was raised", &client.download(&file)?, &data)?;
         world.ensure_exact_usage(ACCOUNT)
     };
-    story().with_context(|| world.log_tails())
+    story().explain(|| world.log_tails())
 }

@@ -4,8 +4,8 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use leasehold_e2e::process::wait_until;
+use anyhow::{Result, ensure};
+use leasehold_e2e::process::{Explain, wait_until};
 use leasehold_e2e::tahoe::Protocol;
 use leasehold_e2e_services::s3_proxy::{Fault, Operation, Rule, When};
 
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[test]
 fn client_of_a_hanging_pod_uploads_through_another() -> Result<()> {
     let world = World::start_over("pods-returned", "", "", &ENCODING, Protocol::Foolscap)?;
-    story(&world).with_context(|| world.log_tails())
+    story(&world).explain(|| world.log_tails())
 }
 
 fn story(world: &World) -> Result<()> {

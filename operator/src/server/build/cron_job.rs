@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use leasehold_core::run::RunKind;
 use leasehold_crds::ExpirationMode;
 
+use super::super::runs_by_itself;
 use super::super::validate::Validated;
 use super::config_map;
 use crate::names::{cron_name, labels};
@@ -21,7 +22,6 @@ struct Plan<'a> {
     arguments: Vec<&'static str>,
     pods: i32,
     minutes_max: i32,
-    suspend: bool,
 }
 
 pub(super) fn cron_jobs(validated: &Validated) -> Vec<CronJob> {
@@ -35,29 +35,20 @@ pub(super) fn cron_jobs(validated: &Validated) -> Vec<CronJob> {
         arguments,
         pods: 1,
         minutes_max,
-        suspend: maintenance.suspend,
     };
     let (expire, collect, audit) = (&maintenance.expire, &maintenance.collect, &maintenance.audit);
     let reconcile = &maintenance.reconcile;
     let expire_arguments = if mode == ExpirationMode::DryRun { vec!["expire", "--dry-run"] } else { vec!["expire"] };
     let reconcile_arguments = vec!["reconcile", "--workers", WORKERS_OF_A_POD];
     let plans = [
-        Plan {
-            suspend: maintenance.suspend || mode == ExpirationMode::Disabled,
-            ..plan(RunKind::Expire, &expire.schedule, expire_arguments, expire.max_duration_minutes)
-        },
+        plan(RunKind::Expire, &expire.schedule, expire_arguments, expire.max_duration_minutes),
         plan(RunKind::Collect, &collect.schedule, vec!["collect"], collect.max_duration_minutes),
         Plan {
             pods: reconcile.parallelism,
             ..plan(RunKind::Reconcile, &reconcile.schedule, reconcile_arguments, reconcile.max_duration_minutes)
         },
         plan(RunKind::Audit, &audit.schedule, vec!["audit"], audit.max_duration_minutes),
-        // A backup is worth as much when all else is at rest.
-        Plan {
-            time_zone: &backup.time_zone,
-            suspend: false,
-            ..plan(RunKind::Backup, &backup.schedule, vec!["backup"], 600)
-        },
+        Plan { time_zone: &backup.time_zone, ..plan(RunKind::Backup, &backup.schedule, vec!["backup"], 600) },
     ];
     plans.into_iter().map(|plan| cron_job(validated, plan)).collect()
 }
@@ -99,7 +90,7 @@ fn cron_job(validated: &Validated, plan: Plan<'_>) -> CronJob {
         spec: Some(CronJobSpec {
             schedule: plan.schedule.to_owned(),
             time_zone: Some(plan.time_zone.to_owned()),
-            suspend: Some(plan.suspend),
+            suspend: Some(!runs_by_itself(&validated.spec, plan.kind)),
             // Two runs of a kind at once do no harm (the database lets one go on), but no good either.
             concurrency_policy: Some("Forbid".to_owned()),
             starting_deadline_seconds: Some(300),

@@ -71,7 +71,7 @@ pub fn build(validated: &Validated) -> Result<Built> {
         network_policy: has_policy.then(|| network_policy::network_policy(validated)),
         cron_jobs: cron_job::cron_jobs(validated),
         pod_monitor: monitoring::pod_monitor(validated),
-        prometheus_rule: monitoring::prometheus_rule(validated),
+        prometheus_rule: monitoring::prometheus_rule(validated)?,
     })
 }
 

@@ -1,13 +1,15 @@
 //! What is made for Prometheus, where the cluster knows these kinds.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::CustomResource;
 use leasehold_crds::Switch;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::super::validate::Validated;
 use super::SERVER;
+use crate::error::{Error, Result};
 use crate::names::selector;
 
 /// Where Prometheus finds the metrics of pods; the part of it that we use.
@@ -30,12 +32,43 @@ pub struct PodMetricsEndpoint {
     pub path: String,
 }
 
-/// Alerts; the part of it that we use.
+/// Alerts; the part of them that we use.
 #[derive(Clone, Debug, PartialEq, CustomResource, Deserialize, Serialize)]
 #[kube(group = "monitoring.coreos.com", version = "v1", kind = "PrometheusRule", namespaced, schema = "disabled")]
 pub struct PrometheusRuleSpec {
     /// Groups of rules.
-    pub groups: serde_json::Value,
+    pub groups: Vec<Group>,
+}
+
+/// A file of rules.
+#[derive(Deserialize)]
+struct Rules {
+    groups: Vec<Group>,
+}
+
+/// Rules that are evaluated together.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Group {
+    /// What they are about.
+    pub name: String,
+    /// The rules.
+    pub rules: Vec<Rule>,
+}
+
+/// An alert.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Rule {
+    /// Its name.
+    pub alert: String,
+    /// What must hold.
+    pub expr: String,
+    /// For how long.
+    #[serde(rename = "for", default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// What alerts are sorted by.
+    pub labels: BTreeMap<String, String>,
+    /// What people read.
+    pub annotations: BTreeMap<String, String>,
 }
 
 pub(super) fn pod_monitor(validated: &Validated) -> Option<PodMonitor> {
@@ -50,71 +83,24 @@ pub(super) fn pod_monitor(validated: &Validated) -> Option<PodMonitor> {
     })
 }
 
-/// An alert of one server.
-struct Alert {
-    name: &'static str,
-    /// With `@` for what selects the server's pods.
-    expression: &'static str,
-    after: &'static str,
-    severity: &'static str,
-    summary: &'static str,
-}
+/// The alerts of a server, as a file of rules with blanks.
+const RULES: &str = include_str!("../../../../charts/leasehold/files/server-alerts.yaml");
 
-const ALERTS: [Alert; 5] = [
-    Alert {
-        name: "LeaseholdServerDown",
-        expression: "absent(leasehold_draining{@} == 0)",
-        after: "2m",
-        severity: "critical",
-        summary: "No pod of the storage server serves clients.",
-    },
-    Alert {
-        name: "LeaseholdBackgroundFailures",
-        expression: "sum(increase(leasehold_background_failures_total{@}[15m])) > 30",
-        after: "5m",
-        severity: "warning",
-        summary: "The lease database or the store fails again and again; the pods' logs say which.",
-    },
-    Alert {
-        name: "LeaseholdAccountCacheStale",
-        expression: "max(leasehold_account_cache_age_seconds{@}) > 60",
-        after: "1m",
-        severity: "critical",
-        summary: "Pods cannot refresh accounts: the lease database does not answer. New accounts and changes do not take effect.",
-    },
-    Alert {
-        name: "LeaseholdDatabasePoolSaturated",
-        expression: "histogram_quantile(0.99, sum by (le) (rate(leasehold_db_pool_wait_seconds_bucket{@}[5m]))) > 1",
-        after: "10m",
-        severity: "warning",
-        summary: "Requests wait for connections to the lease database: raise pool.maxPerPod, or the number of pods.",
-    },
-    Alert {
-        name: "LeaseholdRejectingConnections",
-        expression: "sum(increase(leasehold_http_connections_refused_total{@}[10m])) > 100",
-        after: "10m",
-        severity: "warning",
-        summary: "Pods turn connections away: raise the number of pods or limits.maxConnectionsPerPod.",
-    },
-];
-
-pub(super) fn prometheus_rule(validated: &Validated) -> Option<PrometheusRule> {
+pub(super) fn prometheus_rule(validated: &Validated) -> Result<Option<PrometheusRule>> {
+    if !validated.has_monitoring || validated.spec.monitoring.prometheus_rule != Switch::Auto {
+        return Ok(None);
+    }
     let key = &validated.owner.key;
-    let wanted = validated.has_monitoring && validated.spec.monitoring.prometheus_rule == Switch::Auto;
-    wanted.then(|| {
-        let pods = format!("namespace=\"{}\",pod=~\"{}-.*\"", key.namespace, key.name);
-        let rules = ALERTS.map(|alert| {
-            json!({
-                "alert": alert.name,
-                "expr": alert.expression.replace('@', &pods),
-                "for": alert.after,
-                "labels": { "severity": alert.severity, "server": key.to_string() },
-                "annotations": { "summary": alert.summary },
-            })
-        });
-        PrometheusRule {
-            metadata: validated.owner.owned(&key.name, SERVER),
-            spec: PrometheusRuleSpec { groups: json!([{ "name": format!("leasehold.{}", key.name), "rules": rules }]) },
+    // Only pods of its Deployment: those of another server may begin with the same name.
+    let pods = format!(r#"namespace="{}",pod=~"{}-[a-z0-9]+-[a-z0-9]+""#, key.namespace, key.name);
+    let text = RULES.replace("PODS", &pods).replace("SERVER", &key.name);
+    let mut rules: Rules = serde_saphyr::from_str(&text).map_err(|_| Error::Encode("the alerts of a server"))?;
+    for rule in rules.groups.iter_mut().flat_map(|group| &mut group.rules) {
+        rule.labels.insert("server".to_owned(), key.to_string());
+        if let Some(base) = &validated.runbook_url {
+            rule.annotations.insert("runbook_url".to_owned(), format!("{base}#{}", rule.alert.to_lowercase()));
         }
-    })
+    }
+    let metadata = validated.owner.owned(&key.name, SERVER);
+    Ok(Some(PrometheusRule { metadata, spec: PrometheusRuleSpec { groups: rules.groups } }))
 }

@@ -69,7 +69,9 @@ fn settings() -> Settings {
     Settings {
         image: "registry.example/leasehold:1".to_owned(),
         has_monitoring: true,
+        runbook_url: Some("https://example.org/RUNBOOK.md".to_owned()),
         resync: std::time::Duration::from_secs(1800),
+        watches_secrets: false,
     }
 }
 

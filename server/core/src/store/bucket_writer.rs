@@ -19,6 +19,7 @@ use crate::accountant::Session;
 use crate::backend::{Backend, ByteStream};
 use crate::id::{ShareId, ShareNumber, StorageIndex};
 use crate::leasedb::LeaseDb;
+use crate::observe::ConflictingState;
 use crate::range::{RangeSet, intersection};
 use crate::secret::UploadSecret;
 use crate::tub::TubConnection;
@@ -248,7 +249,7 @@ impl<L: LeaseDb, B: Backend> BucketWriter<L, B> {
         if let Some(shared) = &shared
             && !self.gathered.equals(shared, &of(shared.clone()))
         {
-            return Err(StoreError::Conflict);
+            return Err(self.store.conflict(ConflictingState::Coming, StoreError::Conflict));
         }
         let shared = shared.unwrap_or(range.start..range.start);
         for stored in [range.start..shared.start, shared.end..range.end] {

@@ -17,6 +17,7 @@ use crate::leasedb::{
     Deployment, Epoch, Garbage, LeaseDb, LeaseDbError, Mode, RecordChunks, RecordOutcome, Relocate, Scattered,
 };
 use crate::locator::{Extent, Locator};
+use crate::observe::UploadEnd;
 use crate::run::RunId;
 
 const UPLOADS_AT_ONCE: u32 = 100;
@@ -103,7 +104,9 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     pub(super) async fn end_overdue(&self, share: ShareId, upload: ObjectId) -> Result<Option<bool>> {
         match self.record_found(share, upload).await? {
             Found::Complete => Ok(Some(true)),
-            Found::Incomplete(objects) => Ok(self.db.end_upload(share, upload, objects, true).await?.then_some(false)),
+            Found::Incomplete(objects) => {
+                Ok(self.end_upload(share, upload, objects, UploadEnd::Expired).await?.then_some(false))
+            }
         }
     }
 
@@ -149,7 +152,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             // Being found is no progress: an overdue upload stays overdue.
             idle_seconds: 0,
         };
-        match self.db.record_chunks(request).await? {
+        match self.record_chunks(request).await? {
             RecordOutcome::Finished | RecordOutcome::Displaced { same: true } => Ok(Found::Complete),
             RecordOutcome::Incomplete(_)
             | RecordOutcome::Displaced { same: false }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 
-use super::{Result, Store};
+use super::{Result, Store, StoreError};
 use crate::backend::{Backend, BackendError};
 use crate::beat::{BEAT_FOLDER, BEAT_SECONDS, BeatName, MARK_FOLDER, mark, marked_deployment};
 use crate::chunk::ObjectKey;
@@ -83,7 +83,12 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
                 self.backend_owner().await?.unwrap_or(Claim::Ours)
             }
         };
-        self.note_deployment(&self.db.deployment().await?);
+        let deployment = self.db.deployment().await?;
+        self.note_deployment(&deployment);
+        if owner == Claim::Ours {
+            // It never changes: a claim that was repeated has found the same.
+            self.claimed_for.get_or_init(|| deployment.id);
+        }
         Ok(owner)
     }
 
@@ -120,7 +125,8 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// next beat. `None` if it was not time.
     ///
     /// # Errors
-    /// The lease database or the backend does not answer; then nothing is concluded.
+    /// The lease database or the backend does not answer; then nothing is concluded. [`StoreError::AnotherDatabase`] if
+    /// the database was dropped and made anew: only who claims the backend for it may beat, and not while old beats are fresh.
     pub async fn tick(&self) -> Result<Option<TickOutcome>> {
         self.tick_after(BEAT_SECONDS).await
     }
@@ -152,6 +158,11 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     async fn tick_after(&self, seconds: i64) -> Result<Option<TickOutcome>> {
         if !self.db.is_tick_due(seconds).await? {
             return Ok(None);
+        }
+        if let Some(claimed_for) = self.claimed_for.get()
+            && *claimed_for != self.db.deployment().await?.id
+        {
+            return Err(StoreError::AnotherDatabase);
         }
         let now = self.db.now().await?;
         let listed = self.beats().await?;

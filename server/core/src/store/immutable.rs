@@ -10,9 +10,10 @@ use crate::accountant::Session;
 use crate::backend::{Backend, BackendError, ByteStream};
 use crate::bucket::{self, Chunk, Part, Upload};
 use crate::chunk::{ObjectName, Piece, StoreObject};
-use crate::id::{ShareId, ShareNumber, StorageIndex};
+use crate::id::{ObjectId, ShareId, ShareNumber, StorageIndex};
 use crate::leasedb::{Allocate, AllocateOutcome, LeaseDb, LeaseDbError, RecordChunks, RecordOutcome};
 use crate::locator::Segment;
+use crate::observe::{ConflictingState, Event, LeaseOperation, LeaseResult, QuotaKind, UploadEnd};
 use crate::secret::UploadSecret;
 use crate::share::{ShareKind, ShareState};
 use crate::tub::TubConnection;
@@ -82,7 +83,13 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         };
         for _ in 0..OVERDUE_ATTEMPTS_MAX {
             match self.db.allocate(request.clone()).await? {
-                AllocateOutcome::Done { already_have, allocated } => {
+                AllocateOutcome::Done { already_have, allocated, over_quota } => {
+                    if !already_have.is_empty() {
+                        self.observer.notice(Event::Lease(LeaseOperation::Add, LeaseResult::Done));
+                    }
+                    if over_quota {
+                        self.observer.notice(Event::OverQuota(QuotaKind::Upload));
+                    }
                     let refused = |number| !already_have.contains(number) && !allocated.contains(number);
                     if self.backend_contact.is_lost() && wanted.iter().any(refused) {
                         // They did not fit because nothing is known of the room; leases are renewed all the same.
@@ -91,7 +98,10 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
                     }
                     return Ok(Allocated { already_have, allocated });
                 }
-                AllocateOutcome::Refused(state) => return Err(StoreError::Refused(state)),
+                AllocateOutcome::Refused(state) => {
+                    self.observer.notice(Event::Lease(LeaseOperation::Add, LeaseResult::Refused));
+                    return Err(StoreError::Refused(state));
+                }
                 // An overdue upload gives way at once (`review.md` D5).
                 AllocateOutcome::Overdue(uploads) => {
                     for (number, upload) in uploads {
@@ -120,7 +130,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         let (now, upload) = self.db.find_upload(share).await?;
         let upload = upload.ok_or(StoreError::NotFound)?;
         if upload.secret != secret.hash() {
-            return Err(StoreError::WrongUploadSecret);
+            return Err(self.conflict(ConflictingState::Coming, StoreError::WrongUploadSecret));
         }
         if range.end > upload.size_bytes {
             return Err(StoreError::OutOfBounds { size_bytes: upload.size_bytes });
@@ -190,7 +200,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
                 return Ok(ended);
             }
             for (share, upload) in abandoned {
-                ended += u64::from(self.db.end_upload(share, upload, Vec::new(), false).await?);
+                ended += u64::from(self.end_upload(share, upload, Vec::new(), UploadEnd::Aborted).await?);
             }
         }
     }
@@ -204,16 +214,47 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
         self.touch(share.storage_index).await?;
         if let (_, Some(upload)) = self.db.find_upload(share).await? {
             if upload.secret != secret.hash() {
-                return Err(StoreError::WrongUploadSecret);
+                return Err(self.conflict(ConflictingState::Coming, StoreError::WrongUploadSecret));
             }
-            if self.db.end_upload(share, upload.id, Vec::new(), false).await? {
+            if self.end_upload(share, upload.id, Vec::new(), UploadEnd::Aborted).await? {
                 return Ok(());
             }
         }
         match self.stable_share(ShareKind::Immutable, share).await {
-            Ok(_) => Err(StoreError::AlreadyComplete),
+            Ok(_) => Err(self.conflict(ConflictingState::Stable, StoreError::AlreadyComplete)),
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes chunks part of an upload; tells how it ended if that was its end.
+    pub(super) async fn record_chunks(&self, request: RecordChunks) -> Result<RecordOutcome, LeaseDbError> {
+        let outcome = self.db.record_chunks(request).await?;
+        match &outcome {
+            RecordOutcome::Finished | RecordOutcome::Displaced { same: true } => {
+                self.observer.notice(Event::UploadEnded(UploadEnd::Completed));
+            }
+            RecordOutcome::Displaced { same: false } => {
+                self.observer.notice(Event::UploadEnded(UploadEnd::Conflict));
+                self.observer.notice(Event::Conflict(ConflictingState::Stable));
+            }
+            RecordOutcome::Incomplete(_) | RecordOutcome::Stale | RecordOutcome::Gone => {}
+        }
+        Ok(outcome)
+    }
+
+    /// Ends an upload without a share, and tells so; one that `end`s as expired must be overdue. False if it had ended.
+    pub(super) async fn end_upload(
+        &self,
+        share: ShareId,
+        upload: ObjectId,
+        strays: Vec<StoreObject>,
+        end: UploadEnd,
+    ) -> Result<bool> {
+        let has_ended = self.db.end_upload(share, upload, strays, end == UploadEnd::Expired).await?;
+        if has_ended {
+            self.observer.notice(Event::UploadEnded(end));
+        }
+        Ok(has_ended)
     }
 }
 
@@ -257,7 +298,12 @@ impl<L: LeaseDb, B: Backend> Writing<'_, L, B> {
         if !body.is_at_end().await.map_err(StoreError::BodyBroken)? {
             return Err(StoreError::BodyLength.into());
         }
-        if conflict { Err(StoreError::Conflict.into()) } else { Ok(()) }
+        if conflict { Err(self.conflicts().into()) } else { Ok(()) }
+    }
+
+    /// The error of bytes that are not those that came before.
+    fn conflicts(&self) -> StoreError {
+        self.store.conflict(ConflictingState::Coming, StoreError::Conflict)
     }
 
     async fn skip(&self, body: &Body, range: Range<u64>) -> Result<bool> {
@@ -330,7 +376,7 @@ impl<L: LeaseDb, B: Backend> Writing<'_, L, B> {
                 epoch: self.upload.epoch,
                 idle_seconds: self.store.options.upload_idle_seconds,
             };
-            match self.store.db.record_chunks(request).await {
+            match self.store.record_chunks(request).await {
                 Ok(RecordOutcome::Incomplete(missing)) => {
                     self.discard_all_but(&chunks).await;
                     return Ok(Written { finished: false, missing });
@@ -393,7 +439,7 @@ impl<L: LeaseDb, B: Backend> Writing<'_, L, B> {
                             Side::First(error) | Side::Second(error) => BackendError::Unavailable(error),
                         };
                         if !body::equal(a, b).await.map_err(unreadable)? {
-                            return Err(StoreError::Conflict);
+                            return Err(self.conflicts());
                         }
                     }
                 }
@@ -428,6 +474,7 @@ impl<L: LeaseDb, B: Backend> Writing<'_, L, B> {
             Ok(Some(row)) if row.state == ShareState::Stable => {
                 let objects = row.locator.objects();
                 if self.stored.iter().all(|chunk| objects.contains(&chunk.object)) {
+                    self.store.observer.notice(Event::UploadEnded(UploadEnd::Completed));
                     return Ok(Written { finished: true, missing: Vec::new() });
                 }
                 Err(unknown(cause))

@@ -24,8 +24,8 @@ mod settle;
 mod stage;
 mod undo;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 pub use backup::Restored;
 pub use body::Payload;
@@ -47,8 +47,9 @@ use crate::backend::{Backend, BackendError};
 use crate::clock::{Clock, Entropy, SteadyClock, SystemSteadyClock, Timestamp};
 use crate::contact::Contact;
 use crate::expiry::Brakes;
-use crate::id::{ShareId, StorageIndex};
+use crate::id::{ObjectId, ShareId, StorageIndex};
 use crate::leasedb::{Advisory, LeaseDb, LeaseDbError, LeaseRow, RenewOutcome, ShareRow};
+use crate::observe::{ConflictingState, Event, LeaseOperation, LeaseResult, Observer, QuotaKind, Unobserved};
 use crate::share::ShareKind;
 use rows::RowCache;
 use settle::Recovery;
@@ -107,6 +108,9 @@ pub enum StoreError {
     /// A stable share's bytes are not where they should be.
     #[error("the bytes of share {0} are not in the backend")]
     Vanished(ShareId),
+    /// The lease database is not the one that it was: somebody has made another in its place.
+    #[error("the lease database is another one than before")]
+    AnotherDatabase,
     /// The lease database failed.
     #[error(transparent)]
     LeaseDb(#[from] LeaseDbError),
@@ -196,6 +200,7 @@ pub struct Store<L, B> {
     clock: Arc<dyn SteadyClock>,
     /// Whose time that of the lease database is compared with before anything is destroyed.
     host_clock: Option<Arc<dyn Clock>>,
+    observer: Arc<dyn Observer>,
     backend_contact: Contact,
     /// What all bucket writers keep in memory, in bytes.
     gathered_bytes: Arc<AtomicU64>,
@@ -208,6 +213,8 @@ pub struct Store<L, B> {
     /// Since when usage is exact, in seconds.
     complete_since: AtomicI64,
     recovery: Recovery,
+    /// Whose the backend is, since that was made sure.
+    claimed_for: OnceLock<ObjectId>,
 }
 
 impl<L: LeaseDb, B: Backend> Store<L, B> {
@@ -222,6 +229,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             recent_millis: AtomicI64::new(0),
             clock: Arc::new(SystemSteadyClock::default()),
             host_clock: None,
+            observer: Arc::new(Unobserved),
             backend_contact: Contact::default(),
             gathered_bytes: Arc::default(),
             rows: Arc::default(),
@@ -229,6 +237,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
             recovering: AtomicU64::new(0),
             complete_since: AtomicI64::new(0),
             recovery: Recovery::default(),
+            claimed_for: OnceLock::new(),
         }
     }
 
@@ -242,6 +251,18 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     #[must_use]
     pub fn with_host_clock(self, clock: Arc<dyn Clock>) -> Self {
         Self { host_clock: Some(clock), ..self }
+    }
+
+    /// Tells somebody what becomes of requests.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer, ..self }
+    }
+
+    /// The error of a request that a share's state does not allow.
+    fn conflict(&self, state: ConflictingState, error: StoreError) -> StoreError {
+        self.observer.notice(Event::Conflict(state));
+        error
     }
 
     /// The lease database.
@@ -312,12 +333,17 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// [`StoreError::NotFound`] if there is no share; [`StoreError::OverQuota`] if a first lease does not fit.
     pub async fn renew_leases(&self, session: &Session, storage_index: StorageIndex) -> Result<()> {
         self.touch(storage_index).await?;
-        match self.db.renew_leases(storage_index, session.account.id).await? {
-            RenewOutcome::Done => Ok(()),
-            RenewOutcome::NotFound => Err(StoreError::NotFound),
-            RenewOutcome::OverQuota => Err(StoreError::OverQuota),
-            RenewOutcome::Refused(state) => Err(StoreError::Refused(state)),
+        let (told, result) = match self.db.renew_leases(storage_index, session.account.id).await? {
+            RenewOutcome::Done => (LeaseResult::Done, Ok(())),
+            RenewOutcome::NotFound => (LeaseResult::NotFound, Err(StoreError::NotFound)),
+            RenewOutcome::OverQuota => (LeaseResult::OverQuota, Err(StoreError::OverQuota)),
+            RenewOutcome::Refused(state) => (LeaseResult::Refused, Err(StoreError::Refused(state))),
+        };
+        self.observer.notice(Event::Lease(LeaseOperation::Renew, told));
+        if told == LeaseResult::OverQuota {
+            self.observer.notice(Event::OverQuota(QuotaKind::Lease));
         }
+        result
     }
 
     /// Keeps a client's report that a share is damaged; the share is not touched (`gbs.md` 10).

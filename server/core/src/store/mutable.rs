@@ -22,6 +22,7 @@ use crate::leasedb::{
 };
 use crate::locator::Locator;
 use crate::manifest::Manifest;
+use crate::observe::{Event, QuotaKind, SlotWrite as Told};
 use crate::secret::{SecretHash, WriteEnabler};
 use crate::share::ShareState;
 use crate::slot::{Composition, ReadTestWrite, ShareVectors, Source, TestVector};
@@ -54,6 +55,31 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// [`TooLarge`](StoreError::TooLarge), [`OverQuota`](StoreError::OverQuota),
     /// [`Refused`](StoreError::Refused), [`Busy`](StoreError::Busy).
     pub async fn read_test_write(
+        &self,
+        session: &Session,
+        storage_index: StorageIndex,
+        write_enabler: &WriteEnabler,
+        request: &ReadTestWrite,
+        payload: &dyn Payload,
+    ) -> Result<ReadTestWriteOutcome> {
+        let result = self.try_read_test_write(session, storage_index, write_enabler, request, payload).await;
+        let told = match &result {
+            Ok(outcome) if !outcome.success => Some(Told::TestFailed),
+            Ok(_) => (!request.vectors.is_empty()).then_some(Told::Applied),
+            Err(StoreError::WrongWriteEnabler) => Some(Told::WrongEnabler),
+            Err(StoreError::OverQuota) => Some(Told::OverQuota),
+            Err(_) => None,
+        };
+        if let Some(told) = told {
+            self.observer.notice(Event::SlotWrite(told));
+        }
+        if told == Some(Told::OverQuota) {
+            self.observer.notice(Event::OverQuota(QuotaKind::Slot));
+        }
+        result
+    }
+
+    async fn try_read_test_write(
         &self,
         session: &Session,
         storage_index: StorageIndex,

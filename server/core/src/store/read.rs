@@ -18,6 +18,7 @@ use crate::contact::millis;
 use crate::id::{ShareId, ShareNumber, StorageIndex};
 use crate::leasedb::{LeaseDb, LeaseDbError, ShareRow};
 use crate::locator::Segment;
+use crate::observe::ConflictingState;
 use crate::share::{ShareKind, ShareState};
 
 /// While the lease database does not answer, one reader in this time tries whether it does again.
@@ -168,7 +169,7 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
     /// no such share any more.
     pub async fn open_slice(&self, slice: &ShareSlice) -> Result<ByteStream> {
         let vanished = |error| match error {
-            BackendError::NotFound(_) => StoreError::Vanished(slice.share),
+            BackendError::NotFound(_) => self.vanished(slice.share),
             other => other.into(),
         };
         match self.open_objects(slice).await {
@@ -177,12 +178,16 @@ impl<L: LeaseDb, B: Backend> Store<L, B> {
                 let row = self.readable_share(slice.kind, slice.share).await?;
                 let again = ShareSlice::new(slice.share.storage_index, &row, slice.range.clone());
                 if again.size_bytes != slice.size_bytes || again.segments == slice.segments {
-                    return Err(StoreError::Vanished(slice.share));
+                    return Err(self.vanished(slice.share));
                 }
                 self.open_objects(&again).await.map_err(vanished)
             }
             opened => opened.map_err(vanished),
         }
+    }
+
+    fn vanished(&self, share: ShareId) -> StoreError {
+        self.conflict(ConflictingState::Lost, StoreError::Vanished(share))
     }
 
     async fn open_objects(&self, slice: &ShareSlice) -> Result<ByteStream, BackendError> {

@@ -27,7 +27,8 @@ use crate::clock::Timestamp;
 use crate::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix};
 use crate::crawl::{Crawled, ForgetOutcome, Settle, SettleOutcome, Spared, Survey, TakeOver};
 use crate::expiry::{
-    ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone, UnleasedTotals,
+    Amount, ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone,
+    UnleasedTotals,
 };
 use crate::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use crate::leasedb::{
@@ -381,6 +382,7 @@ pass_on! {
     fn find_upload(share: ShareId) -> (Timestamp, Option<Upload>);
     fn record_chunks(request: RecordChunks) -> RecordOutcome;
     fn end_upload(share: ShareId, upload: ObjectId, strays: Vec<StoreObject>, overdue_only: bool) -> bool;
+    fn open_uploads() -> Amount;
     fn overdue_uploads(max: u32) -> Vec<(ShareId, ObjectId)>;
     fn abandoned_uploads(connection: TubConnection, max: u32) -> Vec<(ShareId, ObjectId)>;
     fn list_shares(storage_index: StorageIndex) -> Vec<ShareRow>;

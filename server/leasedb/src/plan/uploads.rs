@@ -47,9 +47,11 @@ pub(crate) fn allocate(
         return Ok((AllocateOutcome::Overdue(overdue), Vec::new()));
     }
     let mut draft = Draft::new(request.storage_index, view.now);
-    let mut already_have = Vec::new();
+    let (mut already_have, mut over_quota) = (Vec::new(), false);
     for held in view.shares.iter().filter(|held| is_finished(&held.row)) {
-        if draft.lease_share(held, &mut view.caller, true)? != Leased::OverQuota {
+        if draft.lease_share(held, &mut view.caller, true)? == Leased::OverQuota {
+            over_quota = true;
+        } else {
             already_have.push(held.row.number);
         }
     }
@@ -58,8 +60,12 @@ pub(crate) fn allocate(
     let bytes = ShareKind::Immutable.charged_bytes(request.size_bytes);
     for (number, id) in wanted {
         let caller = &mut view.caller;
-        let fits = bytes <= caller.usage.left(caller.account.quota_bytes).min(room);
-        if !may_begin || !fits || resting(*number).is_some() {
+        if !may_begin || resting(*number).is_some() {
+            continue;
+        }
+        let is_within = bytes <= caller.usage.left(caller.account.quota_bytes);
+        over_quota |= !is_within;
+        if !is_within || bytes > room {
             continue;
         }
         draft.push(Write::InsertUpload(NewUpload {
@@ -76,7 +82,7 @@ pub(crate) fn allocate(
         room -= bytes;
         allocated.push(*number);
     }
-    Ok((AllocateOutcome::Done { already_have, allocated }, draft.into_writes()))
+    Ok((AllocateOutcome::Done { already_have, allocated, over_quota }, draft.into_writes()))
 }
 
 /// What [`record`] needs beside the view: the upload with its chunks, and what lies around it.

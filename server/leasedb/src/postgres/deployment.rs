@@ -19,7 +19,7 @@ sql!(
     DEPLOYMENT,
     [],
     "-- deployment
-    SELECT deployment_id, epoch, mode, complete_since, backed_up_until
+    SELECT deployment_id, epoch, mode, complete_since, backed_up_until, (SELECT beat > 0 FROM beats)
     FROM deployment"
 );
 sql!(
@@ -135,6 +135,7 @@ impl PgLeaseDb {
             mode: mode_of(get(row, 2, "deployment")?),
             complete_since: get::<Option<i64>>(row, 3, "deployment")?.map(Timestamp::from_seconds),
             backed_up_until: get::<Option<i64>>(row, 4, "deployment")?.map(Timestamp::from_seconds),
+            has_begun: get(row, 5, "beats")?,
         })
     }
 

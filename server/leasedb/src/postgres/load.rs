@@ -103,6 +103,13 @@ sql!(
     WHERE si = $1"
 );
 sql!(
+    OPEN_UPLOADS,
+    [],
+    "-- open_uploads
+    SELECT count(*), coalesce(sum(size_bytes + 12), 0)::bigint
+    FROM uploads"
+);
+sql!(
     RESERVED_BY_ALL,
     [],
     "-- reserved_by_all

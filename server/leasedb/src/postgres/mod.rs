@@ -37,7 +37,8 @@ use leasehold_core::clock::{Clock, Timestamp};
 use leasehold_core::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix};
 use leasehold_core::crawl::{Crawled, ForgetOutcome, Settle, SettleOutcome, Spared, Survey, TakeOver};
 use leasehold_core::expiry::{
-    ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone, UnleasedTotals,
+    Amount, ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone,
+    UnleasedTotals,
 };
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::lease::LeaseTerms;
@@ -51,6 +52,7 @@ use leasehold_core::secret::SecretHash;
 use leasehold_core::share::ShareKind;
 use leasehold_core::trouble::Troubles;
 use leasehold_core::tub::TubConnection;
+use prometheus_client::registry::Registry;
 
 pub use connect::{Authorities, PgOptions, Tls};
 pub use facts::{PgFacts, facts};
@@ -106,6 +108,11 @@ impl PgLeaseDb {
         Ok(db)
     }
 
+    /// Shows the pool's connections in a registry, whose prefix they get.
+    pub fn show_pool(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(metrics::PoolCollector(self.0.pool.clone())));
+    }
+
     /// What is counted.
     pub fn metrics(&self) -> &PgMetrics {
         &self.0.metrics
@@ -157,6 +164,10 @@ impl LeaseDb for PgLeaseDb {
         overdue_only: bool,
     ) -> Result<bool> {
         self.change_end_upload(share, upload, strays, overdue_only).await
+    }
+
+    async fn open_uploads(&self) -> Result<Amount> {
+        self.read_open_uploads().await
     }
 
     async fn overdue_uploads(&self, max: u32) -> Result<Vec<(ShareId, ObjectId)>> {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use leasehold_core::bucket::Upload;
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::Timestamp;
+use leasehold_core::expiry::Amount;
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::leasedb::{
     Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, Epoch, LeaseRow, RecordChunks, RecordOutcome,
@@ -24,8 +25,8 @@ use crate::plan::{self, Held, HeldBy, View, Write, slots::SlotView, uploads::Rec
 
 use load::{
     ADVISE, CALLER, CHUNKS, FIND_SHARE, FIND_UPLOAD, GARBAGE_NAMES, HELD_SHARES, HOLDERS, LIST_LEASES, LIST_NUMBERS,
-    LIST_SHARES, LOCK_USAGE, LOCK_USAGE_OF_SLOT, NOW, READ_SLOT, RENEWAL, RESERVED_BY_ALL, SLOT, UPLOADER,
-    UPLOADER_SHARES, UPLOADS,
+    LIST_SHARES, LOCK_USAGE, LOCK_USAGE_OF_SLOT, NOW, OPEN_UPLOADS, READ_SLOT, RENEWAL, RESERVED_BY_ALL, SLOT,
+    UPLOADER, UPLOADER_SHARES, UPLOADS,
 };
 
 /// How many open reports one share may have.
@@ -202,6 +203,15 @@ impl PgLeaseDb {
     pub(super) async fn read_upload(&self, share: ShareId) -> Result<(Timestamp, Option<Upload>)> {
         let rows = self.query("find_upload", call!(FIND_UPLOAD, si(share.storage_index), shnum(share))).await?;
         upload_of(self, &rows, share)
+    }
+
+    pub(super) async fn read_open_uploads(&self) -> Result<Amount> {
+        let rows = self.query("open_uploads", call!(OPEN_UPLOADS)).await?;
+        let row = rows.first().ok_or_else(|| super::invalid("a sum is no row".to_owned()))?;
+        Ok(Amount {
+            count: get::<i64>(row, 0, "sum")?.unsigned_abs(),
+            bytes: get::<i64>(row, 1, "sum")?.unsigned_abs(),
+        })
     }
 
     pub(super) async fn change_record(&self, request: &RecordChunks) -> Result<RecordOutcome> {

@@ -294,7 +294,7 @@ impl PgLeaseDb {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let mut connection = self.connect().await?;
+            let mut connection = self.connect().await.inspect_err(|_| self.metrics().ended(name, "failed"))?;
             let result = self.run(&mut connection, &[Step::Call(&call)]).await;
             let failure = match result {
                 Ok(mut answers) => {
@@ -325,7 +325,8 @@ impl PgLeaseDb {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match self.attempt(lock, request, body).await? {
+            let attempt = self.attempt(lock, request, body).await;
+            match attempt.inspect_err(|_| self.metrics().ended(name, "failed"))? {
                 Ended::Done(value) => {
                     self.metrics().ended(name, "done");
                     return Ok(value);

@@ -12,13 +12,14 @@ use crate::plan::integer;
 impl Tx<'_> {
     pub(super) fn deployment(&self) -> Result<Deployment> {
         let sql = "-- deployment
-            SELECT deployment_id, epoch, mode, complete_since, backed_up_until
+            SELECT deployment_id, epoch, mode, complete_since, backed_up_until, (SELECT beat > 0 FROM beats)
             FROM deployment";
         let rows = self.query(sql, [], |row| {
             let (id, epoch, mode) = (ObjectId::new(row.get(0)?), row.get(1)?, row.get(2)?);
             let time = |at| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.map(Timestamp::from_seconds));
-            let (complete_since, backed_up_until) = (time(3)?, time(4)?);
-            Ok(Deployment { id, epoch: Epoch(unsigned(epoch)), mode: mode_of(mode), complete_since, backed_up_until })
+            let (epoch, mode) = (Epoch(unsigned(epoch)), mode_of(mode));
+            let (complete_since, backed_up_until, has_begun) = (time(3)?, time(4)?, row.get(5)?);
+            Ok(Deployment { id, epoch, mode, complete_since, backed_up_until, has_begun })
         })?;
         rows.into_iter().next().ok_or_else(|| damaged("deployment"))
     }

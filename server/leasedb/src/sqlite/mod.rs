@@ -32,7 +32,8 @@ use leasehold_core::clock::{Clock, Timestamp};
 use leasehold_core::crawl::unit::{ClaimUnitOutcome, FinishUnit, Prefix};
 use leasehold_core::crawl::{Crawled, ForgetOutcome, Settle, SettleOutcome, Spared, Survey, TakeOver};
 use leasehold_core::expiry::{
-    ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone, UnleasedTotals,
+    Amount, ExpireLeases, ExpireOutcome, LeaseOnShare, LeasePage, RetireOutcome, RetireShares, Undo, Undone,
+    UnleasedTotals,
 };
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::lease::LeaseTerms;
@@ -278,6 +279,10 @@ impl LeaseDb for SqliteLeaseDb {
         overdue_only: bool,
     ) -> Result<bool> {
         self.write(move |tx| tx.end_upload(share, upload, &strays, overdue_only)).await
+    }
+
+    async fn open_uploads(&self) -> Result<Amount> {
+        self.read(|tx| tx.open_uploads()).await
     }
 
     async fn overdue_uploads(&self, max: u32) -> Result<Vec<(ShareId, ObjectId)>> {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use leasehold_core::chunk::{ObjectName, StoreObject};
 use leasehold_core::clock::Timestamp;
+use leasehold_core::expiry::Amount;
 use leasehold_core::id::{AccountId, ObjectId, ShareId, ShareNumber, StorageIndex};
 use leasehold_core::leasedb::{
     Advisory, Allocate, AllocateOutcome, CommitOutcome, CommitSlot, Deployment, LeaseRow, RecordChunks, RecordOutcome,
@@ -33,6 +34,14 @@ impl Tx<'_> {
             FROM accounts
             WHERE reserved_bytes > 0";
         Ok(self.query(sql, [], |row| row.get(0))?.pop().map_or(0, unsigned))
+    }
+
+    pub(super) fn open_uploads(&self) -> Result<Amount> {
+        let sql = "-- open_uploads
+            SELECT count(*)
+            FROM uploads";
+        let count = self.query(sql, [], |row| row.get(0))?.pop().map_or(0, unsigned);
+        Ok(Amount { count, bytes: self.reserved_by_all()? })
     }
 
     pub(super) fn record_chunks(&self, request: &RecordChunks) -> Result<RecordOutcome> {

@@ -37,8 +37,10 @@ pub(super) fn failure(error: StoreError) -> Failure {
         | StoreError::Refused(_)
         | StoreError::BodyLength
         | StoreError::BodyBroken(_) => failed(text),
-        StoreError::Busy | StoreError::Vanished(_) | StoreError::LeaseDb(_) | StoreError::Backend(_) => {
-            failed("the server cannot do this now; try again later")
-        }
+        StoreError::Busy
+        | StoreError::Vanished(_)
+        | StoreError::AnotherDatabase
+        | StoreError::LeaseDb(_)
+        | StoreError::Backend(_) => failed("the server cannot do this now; try again later"),
     }
 }

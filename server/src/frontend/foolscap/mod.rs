@@ -25,6 +25,7 @@ use leasehold_core::backend::Backend;
 use leasehold_core::clock::Entropy;
 use leasehold_core::id::ShareId;
 use leasehold_core::leasedb::{LeaseDb, LeaseDbError};
+use leasehold_core::observe::{Denial, Event, Observer};
 use leasehold_core::secret::{SecretHash, Swissnum};
 use leasehold_core::share::ShareKind;
 use leasehold_core::store::{Space, Store, StoreError};
@@ -161,7 +162,10 @@ struct Entrance<L, B> {
 
 impl<L: LeaseDb, B: Backend> Entrance<L, B> {
     async fn open(self, name: Bytes, connection: Connection) -> Result<Option<Arc<dyn Referenceable>>, Failure> {
-        let Ok(swissnum) = Swissnum::new(name.to_vec()) else { return Ok(None) };
+        let Ok(swissnum) = Swissnum::new(name.to_vec()) else {
+            self.front.metrics.notice(Event::Denied(Denial::Malformed));
+            return Ok(None);
+        };
         let credential = swissnum.credential_hash();
         let found = self.front.accountant.session(&credential).await;
         let session = found.map_err(|_| failed("accounts cannot be looked up now; try again later"))?;

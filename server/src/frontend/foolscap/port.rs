@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use super::bucket_writer::keep_interval;
+use super::interfaces::{BUCKET_READER, BUCKET_WRITER, STORAGE_SERVER};
 use super::{Entrance, Front};
 use crate::client_certificate::weak_key;
 use crate::identity::Identity;
@@ -69,6 +70,9 @@ impl<L: LeaseDb, B: Backend> FoolscapPort<L, B> {
         options: &PortOptions<'_>,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<Self> {
+        for method in [&STORAGE_SERVER, &BUCKET_WRITER, &BUCKET_READER].into_iter().flat_map(|known| known.methods) {
+            metrics.expect_call(method.name);
+        }
         let entropy = Entropy::from_os();
         let tub = Tub::new(TubOptions {
             tub_id: options.identity.public.tub_id.parse().map_err(|_| anyhow::anyhow!("the tub id is none"))?,

@@ -3,8 +3,11 @@
 use http::StatusCode;
 use leasehold_core::account::AccountState;
 use leasehold_core::store::StoreError;
+use leasehold_gbs::auth::BadHeader;
+use leasehold_gbs::cbor::Malformed;
 
 use crate::frontend::log_failure;
+use crate::metrics::Rejection;
 
 /// An answer that says no: a status and a short text without internals or secrets.
 #[derive(Debug)]
@@ -13,24 +16,31 @@ pub struct Refusal {
     pub status: StatusCode,
     /// The text.
     pub text: String,
+    /// What it is counted as beside its status.
+    pub rejection: Option<Rejection>,
 }
 
 impl Refusal {
     /// Puts status and text together.
     pub fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into() }
+        let rejection = match status {
+            StatusCode::REQUEST_TIMEOUT => Some(Rejection::SlowBody),
+            StatusCode::PAYLOAD_TOO_LARGE => Some(Rejection::TooLarge),
+            _ => None,
+        };
+        Self { status, text: text.into(), rejection }
     }
 }
 
-impl From<super::auth::BadHeader> for Refusal {
-    fn from(error: super::auth::BadHeader) -> Self {
+impl From<BadHeader> for Refusal {
+    fn from(error: BadHeader) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error.0)
     }
 }
 
-impl From<super::cbor::Malformed> for Refusal {
-    fn from(error: super::cbor::Malformed) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, error.0)
+impl From<Malformed> for Refusal {
+    fn from(error: Malformed) -> Self {
+        Self { rejection: Some(Rejection::BadCbor), ..Self::new(StatusCode::BAD_REQUEST, error.0) }
     }
 }
 
@@ -51,9 +61,11 @@ impl From<StoreError> for Refusal {
             StoreError::Refused(_) => StatusCode::FORBIDDEN,
             StoreError::OverQuota | StoreError::Full => StatusCode::INSUFFICIENT_STORAGE,
             StoreError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            StoreError::Busy | StoreError::Vanished(_) | StoreError::LeaseDb(_) | StoreError::Backend(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            StoreError::Busy
+            | StoreError::Vanished(_)
+            | StoreError::AnotherDatabase
+            | StoreError::LeaseDb(_)
+            | StoreError::Backend(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         log_failure(&error);
         let text = if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -61,6 +73,6 @@ impl From<StoreError> for Refusal {
         } else {
             error.to_string()
         };
-        Self { status, text }
+        Self::new(status, text)
     }
 }

@@ -8,10 +8,11 @@ use leasehold_core::id::{ShareId, StorageIndex};
 use leasehold_core::leasedb::LeaseDb;
 use leasehold_core::share::ShareKind;
 use leasehold_core::store::ShareSlice;
+use leasehold_gbs::range::{parse_content_range, parse_range};
+use leasehold_gbs::wire;
 
 use super::error::Refusal;
-use super::range::{parse_content_range, parse_range};
-use super::{Answer, Authorized, Gbs, OCTETS, cbor, empty, wire};
+use super::{Answer, Authorized, Gbs, OCTETS, cbor, empty};
 use crate::frontend::body::ResponseBody;
 
 impl<L: LeaseDb, B: Backend> Gbs<L, B> {

@@ -3,15 +3,10 @@
 //! Checks come in the protocol's order: route, account, secrets, then the endpoint. Requests that change something run
 //! in tasks of their own, so that they come to an orderly end when their client is gone.
 
-pub mod auth;
-pub mod cbor;
 mod error;
 mod immutable;
 mod mutable;
-pub mod range;
-pub mod route;
 mod spool;
-pub mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,16 +18,19 @@ use hyper::body::Incoming;
 use leasehold_core::accountant::{Accountant, Session};
 use leasehold_core::backend::Backend;
 use leasehold_core::leasedb::LeaseDb;
+use leasehold_core::observe::{Denial, Event, Observer};
 use leasehold_core::store::Store;
+use leasehold_gbs::auth::{self, Secrets};
+use leasehold_gbs::route::{self, Class, Endpoint, RouteError};
+use leasehold_gbs::wire;
 use tokio_util::task::TaskTracker;
 
+use super::APPLICATION_VERSION;
 use super::body::{BodyLimits, RequestBody, ResponseBody};
 use crate::listener::Handler;
 use crate::metrics::Metrics;
 use crate::services::Services;
-use auth::Secrets;
 use error::Refusal;
-use route::{Endpoint, RouteError};
 
 const CBOR: HeaderValue = HeaderValue::from_static("application/cbor");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -81,6 +79,9 @@ struct Authorized {
 impl<L: LeaseDb, B: Backend> Gbs<L, B> {
     /// Puts the front end together.
     pub fn new(store: Arc<Store<L, B>>, accountant: Arc<Accountant<L>>, limits: Limits, metrics: Arc<Metrics>) -> Self {
+        for endpoint in route::ENDPOINTS {
+            metrics.expect_requests(endpoint.name, endpoint.method, endpoint.statuses);
+        }
         let services = Services::default();
         let tasks = TaskTracker::new();
         Self(Arc::new(Inner { store, accountant, services, limits, metrics, tasks }))
@@ -98,12 +99,8 @@ impl<L: LeaseDb, B: Backend> Gbs<L, B> {
         if answers_in_cbor(&endpoint) && !accepts_cbor(&headers) {
             return Err(Refusal::new(StatusCode::NOT_ACCEPTABLE, "answers are application/cbor"));
         }
-        let changes = !matches!(
-            endpoint,
-            Endpoint::Version | Endpoint::List(..) | Endpoint::Read(..) | Endpoint::Services | Endpoint::Account
-        );
         let request = Authorized { session, secrets, headers, body };
-        if !changes {
+        if endpoint.class() != Class::Write {
             return self.dispatch(endpoint, request).await;
         }
         let this = self.clone();
@@ -116,7 +113,11 @@ impl<L: LeaseDb, B: Backend> Gbs<L, B> {
 
     async fn session(&self, headers: &HeaderMap, endpoint: &Endpoint) -> Result<Arc<Session>, Refusal> {
         let unauthorized = || Refusal::new(StatusCode::UNAUTHORIZED, "wrong Authorization header");
-        let credential = auth::parse_authorization(headers)?.ok_or_else(unauthorized)?;
+        let parsed = auth::parse_authorization(headers);
+        if !matches!(parsed, Ok(Some(_))) {
+            self.0.metrics.notice(Event::Denied(Denial::Malformed));
+        }
+        let credential = parsed?.ok_or_else(unauthorized)?;
         let unavailable = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "accounts cannot be looked up now");
         let accountant = &self.0.accountant;
         let session = match accountant.session(&credential).await {
@@ -139,7 +140,7 @@ impl<L: LeaseDb, B: Backend> Gbs<L, B> {
         match endpoint {
             Endpoint::Version => {
                 let space = store.space(&request.session, &self.0.accountant);
-                Ok(cbor(StatusCode::OK, wire::write_version(&space)))
+                Ok(cbor(StatusCode::OK, wire::write_version(&space, APPLICATION_VERSION)))
             }
             Endpoint::Lease(index) => {
                 store.renew_leases(&request.session, index).await?;
@@ -179,14 +180,20 @@ impl<L: LeaseDb, B: Backend> Handler for Gbs<L, B> {
         let (head, incoming) = request.into_parts();
         let body = RequestBody::new(incoming, self.0.limits.body);
         let (endpoint, answer) = match route::route(&head.method, head.uri.path()) {
-            Ok(endpoint) => (Some(endpoint), self.answer(endpoint, head.headers, body.clone()).await),
+            Ok(endpoint) => {
+                let _in_flight = self.0.metrics.begin_request(endpoint.class());
+                (Some(endpoint), self.answer(endpoint, head.headers, body.clone()).await)
+            }
             Err(error) => (None, Err(not_routed(error))),
         };
+        if let Err(Refusal { rejection: Some(rejection), .. }) = &answer {
+            self.0.metrics.reject(*rejection);
+        }
         let response = answer.unwrap_or_else(|refusal| refuse(endpoint, refusal));
         // A body that nobody read would make HTTP close the connection, and the client's next request fail.
         body.drain().await;
         let name = endpoint.map_or("other", |endpoint| endpoint.name());
-        self.0.metrics.observe_request(name, response.status(), began.elapsed());
+        self.0.metrics.observe_request(name, &head.method, response.status(), began.elapsed());
         tracing::debug!(endpoint = name, status = response.status().as_u16(), "request");
         response
     }

@@ -7,10 +7,10 @@ use leasehold_core::backend::{Backend, ByteStream};
 use leasehold_core::id::StorageIndex;
 use leasehold_core::leasedb::LeaseDb;
 use leasehold_core::store::Store;
+use leasehold_gbs::wire::{self, Part};
 
 use super::error::Refusal;
 use super::spool::Spool;
-use super::wire::{self, Part};
 use super::{Answer, Authorized, CBOR, Gbs, cbor, check_content_type};
 use crate::frontend::body::ResponseBody;
 
@@ -27,7 +27,7 @@ impl<L: LeaseDb, B: Backend> Gbs<L, B> {
         let store = &self.0.store;
         let outcome = store.read_test_write(&request.session, index, enabler, &vectors, &spool).await?;
         let parts = wire::write_read_test_write(&outcome);
-        let length = parts.iter().map(Part::length).sum();
+        let length = parts.iter().map(Part::length_bytes).sum();
         if length > WHOLE_ANSWER_MAX {
             let body = ResponseBody::stream(stream_parts(store.clone(), parts), length);
             let mut response = Response::new(body);
@@ -42,15 +42,6 @@ impl<L: LeaseDb, B: Backend> Gbs<L, B> {
             }
         }
         Ok(cbor(StatusCode::OK, answer.into()))
-    }
-}
-
-impl Part {
-    fn length(&self) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Slice(slice) => slice.length_bytes,
-        }
     }
 }
 

@@ -14,9 +14,9 @@ use http::StatusCode;
 use leasehold_core::backend::ByteStream;
 use leasehold_core::slot::ReadTestWrite;
 use leasehold_core::store::{Payload, StoreError};
+use leasehold_gbs::wire;
 
 use super::error::Refusal;
-use super::wire;
 use crate::frontend::body::RequestBody;
 
 /// Bodies up to this length stay in memory.

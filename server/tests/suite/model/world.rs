@@ -417,6 +417,7 @@ pub const fn variant(error: &StoreError) -> &'static str {
         StoreError::TooLarge { .. } => "TooLarge",
         StoreError::Busy => "Busy",
         StoreError::Vanished(_) => "Vanished",
+        StoreError::AnotherDatabase => "AnotherDatabase",
         StoreError::LeaseDb(_) => "LeaseDb",
         StoreError::Backend(_) => "Backend",
     }

@@ -66,9 +66,10 @@ impl Stand {
         let objects = DirectoryBackend::open(data.path()).expect("a backend");
         let objects = Arc::new(FaultyBackend::new(objects, faults.clone()));
         let store = Store::new(faulty.clone(), objects, Entropy::from_os(), StoreOptions::default());
-        let store = Arc::new(store.with_clock(Arc::new(clock.clone())));
+        let (metrics, drain) = (Arc::new(Metrics::default()), Drain::default());
+        let store = Arc::new(store.with_clock(Arc::new(clock.clone())).with_observer(metrics.clone()));
         let accountant = Accountant::open_with_clock(faulty, Arc::new(clock.clone())).await.expect("an accountant");
-        let (accountant, metrics, drain) = (Arc::new(accountant), Arc::new(Metrics::default()), Drain::default());
+        let accountant = Arc::new(accountant.with_observer(metrics.clone()));
         let body = BodyLimits { stall: Duration::from_secs(60), bytes_per_second_min: 0 };
         let limits = Limits { body, read_test_write_body_max: 1 << 20, spool: data.path().join("tmp") };
         let gbs = Gbs::new(store.clone(), accountant.clone(), limits, metrics.clone());

@@ -12,7 +12,7 @@ use leasehold_core::leasedb::{
 };
 use leasehold_core::share::ShareKind;
 use leasehold_core::slot::TestVector;
-use leasehold_core::store::{Collected, Store, StoreError, StoreOptions};
+use leasehold_core::store::{Claim, Collected, Store, StoreError, StoreOptions};
 use leasehold_core::testing::faulty::{Fault, Faults, FaultyBackend, FaultyLeaseDb, Site as CallSite};
 use leasehold_core::testing::{body, enabler, share_id, storage_index, upload_secret};
 
@@ -34,6 +34,7 @@ on_every_ground! {
     b1_a_tick_that_sleeps_before_its_put_harms_nobody,
     b1_a_listing_that_fails_concludes_nothing,
     b1_many_pods_tick_at_once_and_lose_nothing,
+    a_database_made_anew_hears_no_heart_of_the_old_ones_processes,
     b2_a_write_built_on_a_lost_commit_is_not_made_of_another,
     b2_what_was_read_in_an_older_epoch_commits_nothing,
     b3_an_upload_whose_last_write_was_lost_is_completed_at_its_deadline,
@@ -232,6 +233,27 @@ async fn b1_many_pods_tick_at_once_and_lose_nothing<G: Ground>() {
     counted.sort_by_key(|name| name.beat);
     assert_eq!(listed_beats(&site).await, counted, "each beat was counted once, and put");
     assert_eq!(losses(&site).await, 0);
+}
+
+/// Whoever claims the backend for the new database waits until the old heart is silent: it must not beat on.
+async fn a_database_made_anew_hears_no_heart_of_the_old_ones_processes<G: Ground>() {
+    let site = Site::<G>::make().await;
+    let pod = site.far_pod().await;
+    assert!(!site.db.deployment().await.expect("deployment").has_begun);
+    assert_eq!(pod.store.claim_backend().await.expect("an answer"), Claim::Ours);
+    beats(&site, &pod.store, 2).await;
+    assert!(site.db.deployment().await.expect("deployment").has_begun);
+    let before = listed_beats(&site).await;
+    let other = G::bytes(&[9; 16]);
+    site.ground.execute(&format!("UPDATE deployment SET deployment_id = {other}")).await;
+    site.ground.execute("UPDATE beats SET beat = 0, beat_at = 0").await;
+    for _ in 0..2 {
+        site.clock.advance(BEAT_SECONDS);
+        assert!(matches!(pod.store.tick().await, Err(StoreError::AnotherDatabase)));
+    }
+    assert_eq!(listed_beats(&site).await, before);
+    assert_eq!(losses(&site).await, 0);
+    assert!(!site.db.deployment().await.expect("deployment").has_begun);
 }
 
 async fn b2_a_write_built_on_a_lost_commit_is_not_made_of_another<G: Ground>() {

@@ -275,7 +275,7 @@ impl<D: LeaseDb> Bench<D> {
 
 /// The sets of an allocation that was not refused, ascending.
 pub(crate) fn sets(outcome: AllocateOutcome) -> Sets {
-    let AllocateOutcome::Done { already_have, allocated } = outcome else { panic!("refused: {outcome:?}") };
+    let AllocateOutcome::Done { already_have, allocated, .. } = outcome else { panic!("refused: {outcome:?}") };
     let plain = |numbers: Vec<ShareNumber>| {
         let mut numbers: Vec<u8> = numbers.into_iter().map(ShareNumber::get).collect();
         numbers.sort_unstable();

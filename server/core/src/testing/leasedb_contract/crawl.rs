@@ -226,6 +226,7 @@ pub async fn a_database_takes_over_only_before_it_begins<M: MakeLeaseDb>() {
     assert!(bench.db.take_over(request(Some(theirs))).await.expect("take_over"));
     let deployment = bench.db.deployment().await.expect("deployment");
     assert_eq!((deployment.id, deployment.epoch, deployment.mode), (theirs, Epoch(5), Mode::Recovery));
+    assert!(!deployment.has_begun, "its heart has not beaten");
     let alice = bench.account("alice", None).await;
     assert!(alice.get() > 5 << 20, "{alice}");
     assert!(!bench.db.take_over(request(Some(theirs))).await.expect("take_over"), "it has an account");

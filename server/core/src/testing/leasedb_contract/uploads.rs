@@ -8,6 +8,7 @@ use crate::account::{AccountState, Usage};
 use crate::bucket::Chunk;
 use crate::chunk::StoreObject;
 use crate::clock::{Clock, Timestamp};
+use crate::expiry::Amount;
 use crate::lease::LEASE_DURATION_SECONDS;
 use crate::leasedb::{AccountChange, Allocate, AllocateOutcome, CommitOutcome, LeaseDb, RecordOutcome};
 use crate::share::{ShareKind, ShareState};
@@ -111,7 +112,14 @@ pub async fn what_does_not_fit_the_quota_is_in_neither_set<M: MakeLeaseDb>() {
     let (already, allocated) = bench.allocate(alice, index, &[0, 1, 2, 3, 4], 88).await;
     assert_eq!((already.len(), allocated.len()), (0, 3));
     assert_eq!(bench.usage(alice).await.reserved_bytes, 300);
+    assert_eq!(bench.db.open_uploads().await.expect("open_uploads"), Amount { count: 3, bytes: 300 });
     assert_eq!(bench.allocate(alice, storage_index(2), &[0], 1).await, (vec![], vec![]));
+    let is_over = async |index, numbers: &[u8]| {
+        let outcome = bench.db.allocate(bench.request(alice, index, numbers, 88)).await.expect("allocate");
+        matches!(outcome, AllocateOutcome::Done { over_quota: true, .. })
+    };
+    assert!(is_over(storage_index(2), &[0]).await, "it is said that the quota is why");
+    assert!(!is_over(index, &[0, 1, 2]).await, "of what is in upload it is not");
     let share = share_id(1, allocated[0]);
     let upload = bench.upload_id(share).await;
     assert!(bench.db.end_upload(share, upload, Vec::new(), false).await.expect("end_upload"));

@@ -10,8 +10,7 @@ use leasehold_core::id::ShareNumber;
 use leasehold_core::slot::{ReadTestWrite, ShareVectors, TestVector, WriteVector};
 use leasehold_core::store::{Allocated, ReadTestWriteOutcome, ShareSlice, Space};
 
-use super::cbor::{Malformed, Reader};
-use crate::frontend::APPLICATION_VERSION;
+use crate::cbor::{Malformed, Reader};
 
 /// Largest allocate request, in bytes (the released server's limit).
 pub const ALLOCATE_BODY_MAX: u64 = 8192;
@@ -274,7 +273,7 @@ pub fn write_required(missing: &[Range<u64>]) -> Bytes {
 }
 
 /// The version document: all keys are byte strings, and there may be no others (`gbs.md` 5).
-pub fn write_version(space: &Space) -> Bytes {
+pub fn write_version(space: &Space, application_version: &str) -> Bytes {
     let mut writer = Writer::new();
     writer.push(Header::Map(Some(2)));
     writer.bytes(b"http://allmydata.org/tahoe/protocols/storage/v1").push(Header::Map(Some(3)));
@@ -284,7 +283,7 @@ pub fn write_version(space: &Space) -> Bytes {
     entry(b"maximum-immutable-share-size", space.immutable_share_max_bytes);
     entry(b"maximum-mutable-share-size", space.mutable_share_max_bytes);
     entry(b"available-space", space.available_bytes);
-    writer.bytes(b"application-version").bytes(APPLICATION_VERSION.as_bytes()).take()
+    writer.bytes(b"application-version").bytes(application_version.as_bytes()).take()
 }
 
 /// A response in parts: bytes, and slices of shares whose bytes belong in between.
@@ -293,6 +292,16 @@ pub enum Part {
     Bytes(Bytes),
     /// The bytes of this slice.
     Slice(ShareSlice),
+}
+
+impl Part {
+    /// How long it is in the response, in bytes.
+    pub const fn length_bytes(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Slice(slice) => slice.length_bytes,
+        }
+    }
 }
 
 /// The answer to a read-test-write request.

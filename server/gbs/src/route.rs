@@ -4,7 +4,7 @@ use http::Method;
 use leasehold_core::id::{ShareId, ShareNumber, StorageIndex};
 use leasehold_core::share::ShareKind;
 
-use super::auth::Secret;
+use crate::auth::Secret;
 
 /// An endpoint with what its path says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,76 @@ pub enum RouteError {
     MethodNotAllowed(&'static str),
 }
 
+/// What a request does, as far as it matters to others who wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Asks for the version: clients drop a server that does not answer it at once.
+    Version,
+    /// Changes nothing.
+    Read,
+    /// Changes something.
+    Write,
+}
+
+impl Class {
+    /// All classes.
+    pub const ALL: [Self; 3] = [Self::Version, Self::Read, Self::Write];
+
+    /// The class as a word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+}
+
+/// An endpoint as it is counted: its method, and what it answers when all is well.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    /// Its name.
+    pub name: &'static str,
+    /// Its method.
+    pub method: &'static str,
+    /// Its good statuses.
+    pub statuses: &'static [u16],
+}
+
+const fn counted(name: &'static str, method: &'static str, statuses: &'static [u16]) -> Counted {
+    Counted { name, method, statuses }
+}
+
+/// All endpoints, to be counted from the start.
+pub const ENDPOINTS: [Counted; 11] = [
+    counted("version", "GET", &[200]),
+    counted("lease", "PUT", &[204]),
+    counted("allocate", "POST", &[200]),
+    counted("write", "PATCH", &[200, 201]),
+    counted("abort", "PUT", &[200]),
+    counted("list", "GET", &[200]),
+    counted("read", "GET", &[200, 206]),
+    counted("read_test_write", "POST", &[200]),
+    counted("corrupt", "POST", &[200]),
+    counted("services", "GET", &[200]),
+    counted("account", "GET", &[200]),
+];
+
 impl Endpoint {
+    /// Whether the endpoint reads or writes.
+    pub const fn class(&self) -> Class {
+        match self {
+            Self::Version => Class::Version,
+            Self::List(..) | Self::Read(..) | Self::Services | Self::Account => Class::Read,
+            Self::Lease(_)
+            | Self::Allocate(_)
+            | Self::Write(_)
+            | Self::Abort(_)
+            | Self::ReadTestWrite(_)
+            | Self::Corrupt(..) => Class::Write,
+        }
+    }
+
     /// The endpoint's name in metrics and logs.
     pub const fn name(&self) -> &'static str {
         match self {
