@@ -5,7 +5,7 @@ mod storage;
 
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
@@ -40,10 +40,13 @@ pub async fn run(client: &Client, server: Option<&str>) -> anyhow::Result<()> {
             "deletion": { "policy": "Release", "graceDays": 0 },
         },
     });
-    accounts
-        .create(&PostParams::default(), &serde_json::from_value(account)?)
-        .await
-        .context("cannot make an Account")?;
+    let account: Account = serde_json::from_value(account)?;
+    until("an Account can be made", async || match accounts.create(&PostParams::default(), &account).await {
+        // Made by a request whose answer was lost: the name was free.
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(Some(())),
+        made => Ok(made.map(|_| Some(()))?),
+    })
+    .await?;
     let tried = try_out(client, &accounts, &server, &namespace).await;
     let removed = remove(&accounts).await.context("the Account does not go");
     tried.and(removed)?;
@@ -52,8 +55,8 @@ pub async fn run(client: &Client, server: Option<&str>) -> anyhow::Result<()> {
 }
 
 async fn find_server(client: &Client, wanted: Option<&str>) -> anyhow::Result<StorageServer> {
-    let all = Api::<StorageServer>::all(client.clone()).list(&ListParams::default()).await;
-    let all = all.context("cannot list StorageServers")?;
+    let all: Api<StorageServer> = Api::all(client.clone());
+    let all = until("StorageServers can be listed", async || Ok(Some(all.list(&ListParams::default()).await?))).await?;
     let is_ready = |server: &StorageServer| {
         server.metadata.deletion_timestamp.is_none()
             && server.status.as_ref().is_some_and(|status| condition::holds(&status.conditions, "Ready"))
@@ -81,7 +84,8 @@ async fn try_out(
     });
     account.await?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let secret = secrets.get(&format!("{NAME}-tahoe")).await.context("cannot read the Account's Secret")?;
+    let secret = format!("{NAME}-tahoe");
+    let secret = until("the Account's Secret can be read", async || Ok(Some(secrets.get(&secret).await?))).await?;
     let nurl = secret.data.as_ref().and_then(|data| data.get("nurl")).context("the Secret has no nurl")?;
     let nurl = std::str::from_utf8(&nurl.0).context("the NURL is not text")?;
     let entropy = Entropy::from_os();
@@ -90,7 +94,8 @@ async fn try_out(
         share.extend(entropy.bytes::<32>());
     }
     let address = format!("{}.{namespace}.svc:{}", server.name_any(), server.spec.exposure.port);
-    let mut storage = Storage::connect(nurl, &address).await.with_context(|| format!("cannot reach {address}"))?;
+    let reached = format!("{address} can be reached");
+    let mut storage = until(&reached, async || Ok(Some(Storage::connect(nurl, &address).await?))).await?;
     let index = storage.store(&share, &entropy).await.context("cannot store a share")?;
     let read = storage.read(&index).await.context("cannot read the share")?;
     ensure!(read == share, "the share came back changed");
@@ -98,22 +103,28 @@ async fn try_out(
 }
 
 async fn remove(accounts: &Api<Account>) -> anyhow::Result<()> {
-    match accounts.delete(NAME, &DeleteParams::default()).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-        deleted => drop(deleted.context("cannot delete the Account")?),
-    }
-    until("the Account is gone", async || Ok(accounts.get_opt(NAME).await?.is_none().then_some(()))).await
+    until("the Account is gone", async || match accounts.delete(NAME, &DeleteParams::default()).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Some(())),
+        deleted => Ok(deleted.map(|_| None)?),
+    })
+    .await
 }
 
-/// Looks again and again until there is an answer, but not for ever.
-async fn until<T>(what: &str, look: impl AsyncFn() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+/// Tries again and again until there is an answer, but not for ever: names, addresses and rights that were just made reach
+/// everybody in a cluster a moment later.
+async fn until<T>(what: &str, attempt: impl AsyncFn() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
     let begin = std::time::Instant::now();
     loop {
-        if let Some(found) = look().await? {
+        let outcome = attempt().await;
+        if let Ok(Some(found)) = outcome {
             return Ok(found);
         }
         if begin.elapsed() > PATIENCE {
-            bail!("{what} not even after {} s", PATIENCE.as_secs());
+            let told = format!("waited {} s in vain until {what}", PATIENCE.as_secs());
+            return Err(match outcome {
+                Err(error) => error.context(told),
+                Ok(_) => anyhow!(told),
+            });
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -17,6 +17,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -48,7 +49,13 @@ impl Storage {
         tls.enable_sni = false;
         let stream = TcpStream::connect(address).await?;
         let name = ServerName::try_from("leasehold").context("a plain name")?;
-        let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await?;
+        Self::over(TlsConnector::from(Arc::new(tls)).connect(name, stream).await?, swissnum).await
+    }
+
+    async fn over(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        swissnum: &str,
+    ) -> anyhow::Result<Self> {
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         // It ends with the sender.
         tokio::spawn(connection);
@@ -91,6 +98,8 @@ impl Storage {
     }
 
     async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, Bytes)> {
+        // The answer before may be read to its end while the connection has still to notice that.
+        self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
         let status = response.status();
         match Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await {
@@ -159,5 +168,70 @@ impl ServerCertVerifier for Pinned {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{self, Poll};
+    use std::time::Duration;
+
+    use http::Response;
+    use hyper::body::Incoming;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use tokio::io::{DuplexStream, ReadBuf};
+
+    use super::*;
+
+    /// A stream whose connection is held up each time it has read everything.
+    struct HeldUp(DuplexStream);
+
+    impl AsyncRead for HeldUp {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut task::Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let read = Pin::new(&mut self.0).poll_read(cx, buf);
+            if read.is_pending() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            read
+        }
+    }
+
+    impl AsyncWrite for HeldUp {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+        let status = if request.method() == Method::PATCH { StatusCode::CREATED } else { StatusCode::OK };
+        request.into_body().collect().await?;
+        let mut response = Response::new(Full::from(vec![7; 100]));
+        *response.status_mut() = status;
+        Ok(response)
+    }
+
+    /// The end of an answer reaches us before its connection takes the next request.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_request_waits_for_its_connection() {
+        let (near, far) = tokio::io::duplex(4096);
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(far), service_fn(answer)));
+        let mut storage = Storage::over(HeldUp(near), "swissnum").await.unwrap();
+        let index = storage.store(&[7; 100_000], &Entropy::from_os()).await.unwrap();
+        assert_eq!(storage.read(&index).await.unwrap(), [7; 100]);
     }
 }
