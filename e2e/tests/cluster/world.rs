@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use leasehold_e2e::cluster::kubectl::Kubectl;
 use leasehold_e2e::cluster::managed::Managed;
 use leasehold_e2e::cluster::{Cluster, stores};
