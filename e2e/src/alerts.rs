@@ -11,9 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::chart;
 use crate::cluster::programs::RULES;
 use crate::process::{Process, run_ok, wait_until};
-use crate::venv::workspace_root;
 
 /// How much faster its clock runs: what is to hold for ten minutes takes ten seconds.
 const SPEED: u32 = 60;
@@ -60,7 +60,7 @@ struct Alert {
 
 /// A file of the chart.
 pub fn chart_file(name: &str) -> PathBuf {
-    workspace_root().join("charts").join("leasehold").join(name)
+    chart::folder().join(name)
 }
 
 /// Writes the alerts of a server as the operator makes them.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use leasehold_e2e::cluster::chart;
 use leasehold_e2e::cluster::kubectl::Kubectl;
 use leasehold_e2e::cluster::layout::NODE;
@@ -43,9 +43,7 @@ fn drained_node_gives_up_its_pods_one_by_one() -> Result<()> {
                     let mut drain = all.command(&drain);
                     let drained = scope.spawn(move || run_ok(&mut drain, DRAIN_TIMEOUT));
                     wait_until("a pod is leaving", PODS_TIMEOUT, || {
-                        let pods =
-                            server.world.kubectl.get(&["pods", "--selector", "app.kubernetes.io/component=server"])?;
-                        let pods = pods["items"].as_array().context("no list")?;
+                        let pods = server.pod_objects()?;
                         let leaving =
                             pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_string()).count();
                         ensure!(leaving < old.len(), "all pods leave at once");

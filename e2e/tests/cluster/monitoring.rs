@@ -1,18 +1,15 @@
 //! Metrics have names as they are usual, and alert rules are such that Prometheus takes them.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use leasehold_e2e::alerts::{Pod, Target, Watch, write_server_rules};
+use leasehold_e2e::alerts::{Pod, Target, Watch, check, write_server_rules};
 use leasehold_e2e::cluster::chart;
 use leasehold_e2e::cluster::kubectl::Kubectl;
-use leasehold_e2e::cluster::programs::RULES;
-use leasehold_e2e::process::run_ok;
 use serde_json::{Value, json};
 
-use super::operated::{SERVER, Server};
+use super::operated::{PODS_OF_SERVER, SERVER, Server};
 use super::world::PODS_TIMEOUT;
 
 const TIMEOUT: Duration = Duration::from_secs(240);
@@ -58,17 +55,17 @@ fn prometheus_takes_all_rules_and_metrics_are_named_as_usual() -> Result<()> {
         // An operator learns when it begins what the cluster knows.
         operator.run(&["rollout", "restart", "deployment/leasehold-operator"])?;
         operator.wait_rolled_out("leasehold-operator", PODS_TIMEOUT)?;
-        let mut names = String::new();
+        let mut names = Vec::new();
         for (kubectl, rule) in [(&server.world.kubectl, "main"), (&operator, "leasehold-operator")] {
             let found =
                 kubectl.wait(&["prometheusrule", rule], "is there", PODS_TIMEOUT, |found| found["spec"].is_object())?;
             let file = server.world.directory.path().join(format!("{rule}-rules.yaml"));
             std::fs::write(&file, found["spec"].to_string())?;
-            names += &run_ok(Command::new(RULES.path()).arg("check").arg(&file), TIMEOUT)?;
+            names.extend(check(&[&file])?);
         }
-        ensure!(names.lines().count() > 8, "few alerts:\n{names}");
+        ensure!(names.len() > 8, "few alerts: {names:?}");
         ensure!(operator.run(&["get", "configmaps", "--selector", "grafana_dashboard"])?.contains("dashboard"));
-        let of_server = metrics(&server.world.kubectl, "app.kubernetes.io/component=server")?;
+        let of_server = metrics(&server.world.kubectl, PODS_OF_SERVER)?;
         let of_operator = metrics(&operator, "app.kubernetes.io/name=leasehold-operator")?;
         for (name, kind) in of_server.iter().chain(&of_operator) {
             ensure!(name.starts_with("leasehold_"), "{name}");
@@ -79,7 +76,7 @@ fn prometheus_takes_all_rules_and_metrics_are_named_as_usual() -> Result<()> {
             "{} metrics of pods, {} of the operator; alerts: {}",
             of_server.len(),
             of_operator.len(),
-            names.replace('\n', " ")
+            names.join(" ")
         );
         Ok(())
     })
@@ -87,14 +84,12 @@ fn prometheus_takes_all_rules_and_metrics_are_named_as_usual() -> Result<()> {
 
 /// The pods of a server as its PodMonitor finds them.
 fn targets(server: &Server) -> Result<Vec<Target>> {
-    let kubectl = &server.world.kubectl;
-    let pods = kubectl.get(&["pods", "--selector", "app.kubernetes.io/component=server"])?;
     let target = |pod: &Value| {
         let (address, name) = (pod["status"]["podIP"].as_str()?, pod["metadata"]["name"].as_str()?);
-        let labels = Pod { namespace: kubectl.namespace().to_owned(), pod: name.to_owned() };
+        let labels = Pod { namespace: server.world.kubectl.namespace().to_owned(), pod: name.to_owned() };
         Some(Target { url: format!("http://{address}:9090/metrics"), labels })
     };
-    Ok(pods["items"].as_array().context("a list")?.iter().filter_map(target).collect())
+    Ok(server.pod_objects()?.iter().filter_map(target).collect())
 }
 
 /// One minute of the rules' clock is a second here.

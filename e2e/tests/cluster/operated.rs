@@ -23,6 +23,9 @@ use super::world::{PODS_TIMEOUT, World, node_port};
 /// The name of the one server of a story.
 pub const SERVER: &str = "main";
 
+/// Selects the pods of servers in their namespace.
+pub const PODS_OF_SERVER: &str = "app.kubernetes.io/component=server";
+
 /// What an account takes is measured and told; it is waited for so long.
 const ACCOUNT_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -158,15 +161,20 @@ impl Server {
 
     /// The names of the pods that serve or are ending.
     pub fn pods(&self) -> Result<Vec<String>> {
-        let pods = self.world.kubectl.get(&["pods", "--selector", "app.kubernetes.io/component=server"])?;
-        let names = pods["items"].as_array().into_iter().flatten().filter_map(|pod| pod["metadata"]["name"].as_str());
-        Ok(names.map(str::to_owned).collect())
+        let pods = self.pod_objects()?;
+        Ok(pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).map(str::to_owned).collect())
+    }
+
+    /// The same pods as objects.
+    pub fn pod_objects(&self) -> Result<Vec<Value>> {
+        let mut pods = self.world.kubectl.get(&["pods", "--selector", PODS_OF_SERVER])?;
+        serde_json::from_value(pods["items"].take()).context("a list of pods")
     }
 
     /// Who the pods are: a pod that was replaced under its old name is another one.
     pub fn pod_uids(&self) -> Result<String> {
-        let selector = "app.kubernetes.io/component=server";
-        self.world.kubectl.run(&["get", "pods", "--selector", selector, "--output=jsonpath={.items[*].metadata.uid}"])
+        let uids = "--output=jsonpath={.items[*].metadata.uid}";
+        self.world.kubectl.run(&["get", "pods", "--selector", PODS_OF_SERVER, uids])
     }
 
     /// Waits until exactly the pods that are wanted are there, and nothing of what was before.

@@ -10,7 +10,7 @@ use leasehold_e2e::story::{by_length, bytes, ensure_same};
 use leasehold_e2e::tahoe::Format;
 use serde_json::json;
 
-use super::operated::{Server, count};
+use super::operated::{PODS_OF_SERVER, Server, count};
 use super::world::PODS_TIMEOUT;
 
 /// Five minutes of silence, and the pause that the kubelet makes before it starts a program that failed again.
@@ -45,9 +45,8 @@ fn age_beats(server: &Server) -> Result<()> {
 
 /// What the programs of the server's pods said when they ended last.
 fn last_words(server: &Server) -> Result<String> {
-    let selector = "app.kubernetes.io/component=server";
     let state = "--output=jsonpath={.items[*].status.containerStatuses[*].lastState.terminated.message}";
-    server.world.kubectl.run(&["get", "pods", "--selector", selector, state])
+    server.world.kubectl.run(&["get", "pods", "--selector", PODS_OF_SERVER, state])
 }
 
 #[test]

@@ -28,6 +28,14 @@ struct OfDatabase {
     database: String,
 }
 
+fn of_job(server: &Key, kind: RunKind) -> OfJob {
+    OfJob { namespace: server.namespace.clone(), server: server.name.clone(), job: kind.as_str() }
+}
+
+fn of_database(key: &Key) -> OfDatabase {
+    OfDatabase { namespace: key.namespace.clone(), database: key.name.clone() }
+}
+
 /// Gauges and counters of all servers' jobs. What has never happened is absent.
 #[derive(Debug, Default)]
 pub(super) struct Maintenance {
@@ -71,9 +79,8 @@ impl Maintenance {
     /// Shows the runs that a server's lease database knows; `is_wanted` says which jobs are to run at all.
     pub(super) fn show(&self, server: &Key, database: &Key, runs: &[Run], is_wanted: impl Fn(RunKind) -> bool) {
         for kind in RunKind::ALL {
-            let labels = OfJob { namespace: server.namespace.clone(), server: server.name.clone(), job: kind.as_str() };
-            let done = last(runs, kind, |run| run.state == RunState::Done);
-            match done.and_then(|run| Some((run, run.finished_at?))).filter(|_| is_wanted(kind)) {
+            let labels = of_job(server, kind);
+            match last_done(runs, kind).and_then(|run| Some((run, run.finished_at?))).filter(|_| is_wanted(kind)) {
                 Some((run, end)) => {
                     self.last_success.get_or_create(&labels).set(end.seconds());
                     self.durations.get_or_create(&labels).set(seconds_between(run.started_at, end));
@@ -91,14 +98,13 @@ impl Maintenance {
         let shown =
             [(RunKind::Reconcile, "orphans", &self.orphans), (RunKind::Audit, "drift_bytes", &self.drift_bytes)];
         for (kind, name, family) in shown {
-            if let Some(run) = last(runs, kind, |run| run.state == RunState::Done) {
+            if let Some(run) = last_done(runs, kind) {
                 family.get_or_create(&labels).set(number(run.totals.of(name)));
             }
         }
-        let labels = OfDatabase { namespace: database.namespace.clone(), database: database.name.clone() };
+        let labels = of_database(database);
         self.backup_configured.get_or_create(&labels).set(1);
-        let backup = last(runs, RunKind::Backup, |run| run.state == RunState::Done);
-        if let Some(end) = backup.and_then(|run| run.finished_at) {
+        if let Some(end) = last_done(runs, RunKind::Backup).and_then(|run| run.finished_at) {
             self.backup_last_success.get_or_create(&labels).set(end.seconds());
         }
     }
@@ -128,8 +134,8 @@ impl Maintenance {
         for family in [&self.halted, &self.orphans, &self.drift_bytes] {
             family.remove(&labels);
         }
-        for job in RunKind::ALL.map(RunKind::as_str) {
-            let labels = OfJob { namespace: server.namespace.clone(), server: server.name.clone(), job };
+        for kind in RunKind::ALL {
+            let labels = of_job(server, kind);
             self.last_success.remove(&labels);
             self.durations.remove(&labels);
         }
@@ -137,7 +143,7 @@ impl Maintenance {
 
     /// Forgets a lease database that is gone.
     pub(super) fn forget_database(&self, database: &Key) {
-        let labels = OfDatabase { namespace: database.namespace.clone(), database: database.name.clone() };
+        let labels = of_database(database);
         self.backup_configured.remove(&labels);
         self.backup_last_success.remove(&labels);
     }
@@ -145,6 +151,10 @@ impl Maintenance {
 
 fn last(runs: &[Run], kind: RunKind, is_meant: impl Fn(&Run) -> bool) -> Option<&Run> {
     runs.iter().filter(|run| run.kind == kind && is_meant(run)).max_by_key(|run| run.id)
+}
+
+fn last_done(runs: &[Run], kind: RunKind) -> Option<&Run> {
+    last(runs, kind, |run| run.state == RunState::Done)
 }
 
 fn seconds_between(start: Timestamp, end: Timestamp) -> f64 {

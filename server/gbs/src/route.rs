@@ -232,6 +232,28 @@ mod tests {
         assert!(matches!(route(&Method::PATCH, &mutable), Err(RouteError::MethodNotAllowed(_))));
     }
 
+    #[test]
+    fn every_endpoint_is_counted_under_its_name() {
+        let of_share = format!("/storage/v1/immutable/{INDEX}/1");
+        let paths = [
+            "/storage/v1/version".to_owned(),
+            format!("/storage/v1/lease/{INDEX}"),
+            format!("/storage/v1/immutable/{INDEX}"),
+            of_share.clone(),
+            format!("{of_share}/abort"),
+            format!("/storage/v1/immutable/{INDEX}/shares"),
+            of_share.clone(),
+            format!("/storage/v1/mutable/{INDEX}/read-test-write"),
+            format!("{of_share}/corrupt"),
+            "/services/v1".to_owned(),
+            "/account/v1".to_owned(),
+        ];
+        for (counted, path) in ENDPOINTS.iter().zip(paths) {
+            let method: Method = counted.method.parse().expect("a method");
+            assert_eq!(route(&method, &path).map(|endpoint| endpoint.name()), Ok(counted.name), "{path}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_path_is_answered(path in "\\PC{0,120}") {

@@ -1,5 +1,7 @@
 //! What the core tells of requests, as counters.
 
+use std::ops::Deref;
+
 use leasehold_core::observe::{
     ConflictingState, Denial, Event, LeaseOperation, LeaseResult, QuotaKind, SlotWrite, UploadEnd,
 };
@@ -61,38 +63,32 @@ impl Events {
     }
 
     fn begin_at_zero(&self) {
-        for end in UploadEnd::ALL {
-            drop(self.uploads.get_or_create(&ResultLabel { result: end.as_str() }));
-        }
-        for write in SlotWrite::ALL {
-            drop(self.slots.get_or_create(&ResultLabel { result: write.as_str() }));
-        }
-        for op in LeaseOperation::ALL {
-            for result in LeaseResult::ALL {
-                drop(self.leases.get_or_create(&LeaseLabels { op: op.as_str(), result: result.as_str() }));
-            }
-        }
-        for kind in QuotaKind::ALL {
-            drop(self.over_quota.get_or_create(&KindLabel { kind: kind.as_str() }));
-        }
-        for state in ConflictingState::ALL {
-            drop(self.conflicts.get_or_create(&StateLabel { state: state.as_str() }));
-        }
-        for denial in Denial::ALL {
-            drop(self.denials.get_or_create(&ReasonLabel { reason: denial.as_str() }));
+        let uploads = UploadEnd::ALL.iter().map(|end| Event::UploadEnded(*end));
+        let slots = SlotWrite::ALL.iter().map(|write| Event::SlotWrite(*write));
+        let leases =
+            LeaseOperation::ALL.iter().flat_map(|op| LeaseResult::ALL.iter().map(|result| Event::Lease(*op, *result)));
+        let over_quota = QuotaKind::ALL.iter().map(|kind| Event::OverQuota(*kind));
+        let conflicts = ConflictingState::ALL.iter().map(|state| Event::Conflict(*state));
+        let denials = Denial::ALL.iter().map(|denial| Event::Denied(*denial));
+        for event in uploads.chain(slots).chain(leases).chain(over_quota).chain(conflicts).chain(denials) {
+            drop(self.counter(event));
         }
     }
 
     pub(super) fn count(&self, event: Event) {
+        self.counter(event).inc();
+    }
+
+    fn counter(&self, event: Event) -> impl Deref<Target = Counter> {
         match event {
-            Event::UploadEnded(end) => self.uploads.get_or_create(&ResultLabel { result: end.as_str() }).inc(),
-            Event::SlotWrite(write) => self.slots.get_or_create(&ResultLabel { result: write.as_str() }).inc(),
+            Event::UploadEnded(end) => self.uploads.get_or_create(&ResultLabel { result: end.as_str() }),
+            Event::SlotWrite(write) => self.slots.get_or_create(&ResultLabel { result: write.as_str() }),
             Event::Lease(op, result) => {
-                self.leases.get_or_create(&LeaseLabels { op: op.as_str(), result: result.as_str() }).inc()
+                self.leases.get_or_create(&LeaseLabels { op: op.as_str(), result: result.as_str() })
             }
-            Event::OverQuota(kind) => self.over_quota.get_or_create(&KindLabel { kind: kind.as_str() }).inc(),
-            Event::Conflict(state) => self.conflicts.get_or_create(&StateLabel { state: state.as_str() }).inc(),
-            Event::Denied(denial) => self.denials.get_or_create(&ReasonLabel { reason: denial.as_str() }).inc(),
-        };
+            Event::OverQuota(kind) => self.over_quota.get_or_create(&KindLabel { kind: kind.as_str() }),
+            Event::Conflict(state) => self.conflicts.get_or_create(&StateLabel { state: state.as_str() }),
+            Event::Denied(denial) => self.denials.get_or_create(&ReasonLabel { reason: denial.as_str() }),
+        }
     }
 }

@@ -1,8 +1,7 @@
 //! What the lease database counts: transactions by name and result, retries, statements, round trips, waiting.
 
-use std::time::Duration;
-
 use std::fmt;
+use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use prometheus_client::collector::Collector;
